@@ -1,0 +1,251 @@
+"""The read model of replicated jobs: finalised logs folded into frozen values.
+
+`fold` is the only writer. Everything a role decides and everything the API shows comes from here, and from nowhere
+else, so a node that restarts reads the chain once and knows what its roles have to do next.
+
+A round attempt is known by its `Key` (job, round, attempt). Attempts that may still change are in `JobView.open`,
+those that cannot are summed up in `JobView.history` and in each worker's `Record`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final, NamedTuple, TypeVar
+
+from chain.contracts import bindings as b
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+COMMIT: Final = "COMMIT"
+REVEAL: Final = "REVEAL"
+SETTLED: Final = "SETTLED"
+VOID: Final = "VOID"
+CLOSED: Final = "CLOSED"
+
+END_REASONS: Final = {1: "finished", 2: "goal reached", 3: "cancelled", 4: "deadline", 5: "failed"}
+
+
+class Key(NamedTuple):
+    """Names one attempt of one round of one job."""
+
+    job: int
+    round: int
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"job {self.job} round {self.round}" + (f" attempt {self.attempt}" if self.attempt > 1 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one worker has made of one job so far."""
+
+    slots: int = 0  # round attempts in which it held a slot
+    rounds_in_majority: int = 0
+    earned: int = 0  # wei
+    forfeited: int = 0  # wei
+    enrolled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RoundView:
+    """One attempt of one round as the finalised chain has it."""
+
+    key: Key
+    phase: str
+    base: bytes  # blob digest of the start weights
+    batch_seed: bytes
+    workers: tuple[bytes, ...]
+    commit_deadline: int
+    opened_at: int  # block timestamp, seconds
+    reveal_deadline: int = 0
+    last_call_until: int = 0  # 0 = no last call in this phase
+    grace_until: int = 0
+    commits: Mapping[bytes, b.Committed] = field(default_factory=lambda: MappingProxyType({}))
+    reveals: Mapping[bytes, b.Revealed] = field(default_factory=lambda: MappingProxyType({}))
+    majority: bytes | None = None
+
+    @property
+    def deadline(self) -> int:
+        """When the present phase may be expired (unix seconds)."""
+        return self.commit_deadline if self.phase == COMMIT else self.reveal_deadline
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSummary:
+    """A round that was settled."""
+
+    round: int
+    attempt: int
+    update: bytes
+    votes: int
+    slots: int
+    commits: int
+    reveals: int
+    block_number: int
+    opened_at: int
+    settled_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """One job as the finalised chain has it."""
+
+    posted: b.JobPosted
+    posted_in: int  # block number
+    rounds_max: int
+    base: bytes  # start weights of the next round; the model so far
+    open: Mapping[Key, RoundView] = field(default_factory=lambda: MappingProxyType({}))
+    current: Key | None = None  # the attempt in COMMIT or REVEAL
+    history: tuple[RoundSummary, ...] = ()
+    void_rounds: int = 0
+    records: Mapping[bytes, Record] = field(default_factory=lambda: MappingProxyType({}))
+    waiting: bool = True  # for enough workers
+    cancelled: bool = False
+    ended: str | None = None
+
+    @property
+    def job(self) -> int:
+        return self.posted.job
+
+    @property
+    def owner(self) -> bytes:
+        return self.posted.owner
+
+    @property
+    def state(self) -> str:
+        """`waiting`, `running`, `closing` (ended, but rounds still take late reveals) or `ended`."""
+        if self.ended is not None:
+            return "closing" if self.open else "ended"
+        return "waiting" if self.current is None else "running"
+
+    def enrolled(self) -> int:
+        return sum(record.enrolled for record in self.records.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """All jobs, by id."""
+
+    by_id: Mapping[int, JobView] = field(default_factory=lambda: MappingProxyType({}))
+    number: int = 0  # the finalised block that was folded last
+    timestamp: int = 0
+
+    def round(self, key: Key) -> RoundView | None:
+        job = self.by_id.get(key.job)
+        return None if job is None else job.open.get(key)
+
+
+def fold(jobs: Jobs, events: Iterable[b.Event], number: int, timestamp: int) -> Jobs:
+    """Apply the events of finalised block `number`, in log order."""
+    by_id = dict(jobs.by_id)
+    for event in events:
+        if isinstance(event, b.JobPosted):
+            by_id[event.job] = JobView(event, number, event.terms.rounds_max, event.base)
+        elif (job := by_id.get(getattr(event, "job", -1))) is not None:
+            by_id[job.job] = _apply(job, event, number, timestamp)
+    return Jobs(MappingProxyType(by_id), number, timestamp)
+
+
+def _apply(job: JobView, event: b.Event, number: int, timestamp: int) -> JobView:
+    match event:
+        case b.JobToppedUp():
+            return replace(job, rounds_max=event.rounds_max)
+        case b.JobCancelled():
+            return replace(job, cancelled=True)
+        case b.JobWaiting():
+            return replace(job, waiting=True)
+        case b.Enrolled():
+            return _record(job, event.worker, enrolled=True)
+        case b.Left() | b.Evicted():
+            return _record(job, event.worker, enrolled=False)
+        case b.JobEnded():
+            return replace(job, ended=END_REASONS.get(event.reason, str(event.reason)), current=None, base=event.base)
+        case b.RoundOpened():
+            return _opened(job, event, timestamp)
+        case _:
+            return _in_round(job, event, number, timestamp)
+
+
+def _opened(job: JobView, event: b.RoundOpened, timestamp: int) -> JobView:
+    key = Key(event.job, event.round, event.attempt)
+    view = RoundView(
+        key, COMMIT, event.base, event.batch_seed, tuple(event.workers), event.commit_deadline, timestamp
+    )
+    for worker in view.workers:
+        job = _record(job, worker, slots=1)
+    return replace(job, open=_with(job.open, key, view), current=key, waiting=False)
+
+
+def _in_round(job: JobView, event: b.Event, number: int, timestamp: int) -> JobView:
+    """Events that change one open attempt."""
+    if not hasattr(event, "attempt"):
+        return job
+    view = job.open.get(key := Key(event.job, event.round, event.attempt))
+    if view is None:
+        return job
+    match event:
+        case b.Committed():
+            return _put(job, replace(view, commits=_with(view.commits, event.worker, event)))
+        case b.RevealOpened():
+            opened = replace(view, phase=REVEAL, reveal_deadline=event.reveal_deadline, last_call_until=0)
+            return _put(job, opened)
+        case b.Revealed():
+            job = _put(job, replace(view, reveals=_with(view.reveals, event.worker, event)))
+            return _judge(job, view, event) if view.phase == SETTLED else job
+        case b.MajorityReached():
+            return _put(job, replace(view, majority=event.update_digest, grace_until=event.grace_until))
+        case b.LastCall():
+            return _put(job, replace(view, last_call_until=event.until))
+        case b.RoundSettled():
+            settled = replace(view, phase=SETTLED, majority=event.update_digest)
+            job = _put(job, settled)
+            for reveal in settled.reveals.values():
+                job = _judge(job, settled, reveal)
+            summary = RoundSummary(
+                key.round, key.attempt, event.update_digest, event.votes, len(view.workers), len(view.commits),
+                len(view.reveals), number, view.opened_at, timestamp,
+            )
+            return replace(job, history=(*job.history, summary), base=event.update_digest, current=None)
+        case b.RoundVoided():
+            withheld = [w for w in view.workers if w not in (view.commits if view.phase == COMMIT else view.reveals)]
+            return replace(_drop(_forfeit(job, withheld), key), void_rounds=job.void_rounds + 1, current=None)
+        case b.RoundClosed():
+            return _drop(_forfeit(job, [w for w in view.workers if w not in view.reveals]), key)
+    return job
+
+
+def _judge(job: JobView, view: RoundView, reveal: b.Revealed) -> JobView:
+    """A valid reveal of a settled round is paid or forfeits its stake."""
+    if reveal.update_digest == view.majority:
+        return _record(job, reveal.worker, rounds_in_majority=1, earned=job.posted.terms.reward)
+    return _forfeit(job, [reveal.worker])
+
+
+def _forfeit(job: JobView, workers: Iterable[bytes]) -> JobView:
+    for worker in workers:
+        job = _record(job, worker, forfeited=job.posted.terms.stake)
+    return job
+
+
+def _record(job: JobView, worker: bytes, enrolled: bool | None = None, **add: int) -> JobView:
+    old = job.records.get(worker, Record())
+    new = replace(old, **{name: getattr(old, name) + amount for name, amount in add.items()})
+    if enrolled is not None:
+        new = replace(new, enrolled=enrolled)
+    return replace(job, records=_with(job.records, worker, new))
+
+
+def _put(job: JobView, view: RoundView) -> JobView:
+    return replace(job, open=_with(job.open, view.key, view))
+
+
+def _drop(job: JobView, key: Key) -> JobView:
+    return replace(job, open=MappingProxyType({k: v for k, v in job.open.items() if k != key}))
+
+
+def _with(mapping: Mapping[K, V], key: K, value: V) -> Mapping[K, V]:
+    return MappingProxyType({**mapping, key: value})

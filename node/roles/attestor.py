@@ -1,0 +1,102 @@
+"""The attestor: a validator's side job of checking what the chain cannot see.
+
+    final Committed      FetchCiphertext: have the bytes before anybody may reveal
+    claim found in a transaction that is executable on our tip
+                         CheckClaim -> ClaimChecked -> Attest(verdict)
+    round left behind    Forget
+
+A blob that cannot be had means "unknown": the check goes on waiting and never turns into a refusal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final
+
+from chain.types import Claim
+from node.jobs import Jobs, Key
+from node.roles.common import ChainAdvanced, Effect
+
+CLAIMS_MAX: Final = 4096  # claims remembered; more are left to the other validators
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimFound:
+    digest: bytes  # claims.claim_digest
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimChecked:
+    digest: bytes
+    verdict: bool
+
+
+Event = ChainAdvanced | ClaimFound | ClaimChecked
+
+
+@dataclass(frozen=True, slots=True)
+class FetchCiphertext:
+    key: Key
+    ciphertext: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckClaim:
+    digest: bytes
+    claim: Claim
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Attest:
+    digest: bytes
+    verdict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The round attempt is over: stop fetching and checking for it."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class AttestorState:
+    fetched: frozenset[tuple[Key, bytes]] = frozenset()
+    claims: Mapping[bytes, Key] = field(default_factory=lambda: MappingProxyType({}))
+    jobs: Jobs = Jobs()
+
+
+def step(state: AttestorState, event: Event) -> tuple[AttestorState, tuple[Effect, ...]]:
+    """Take in one event and decide what to do about it."""
+    match event:
+        case ChainAdvanced():
+            return _advance(replace(state, jobs=event.jobs))
+        case ClaimFound():
+            key = Key(event.claim.job, event.claim.round, event.claim.attempt)
+            if event.digest in state.claims or len(state.claims) >= CLAIMS_MAX or state.jobs.round(key) is None:
+                return state, ()
+            claims = MappingProxyType({**state.claims, event.digest: key})
+            return replace(state, claims=claims), (CheckClaim(event.digest, event.claim, key),)
+        case ClaimChecked() if event.digest in state.claims:
+            return state, (Attest(event.digest, event.verdict),)
+    return state, ()
+
+
+def _advance(state: AttestorState) -> tuple[AttestorState, tuple[Effect, ...]]:
+    effects: list[Effect] = []
+    wanted: set[tuple[Key, bytes]] = set()
+    for job in state.jobs.by_id.values():
+        for key, view in job.open.items():
+            for commit in view.commits.values():
+                wanted.add((key, commit.ciphertext))
+                if (key, commit.ciphertext) not in state.fetched:
+                    effects.append(FetchCiphertext(key, commit.ciphertext, job.posted.update_size))
+    over = {key for key, _ in state.fetched} - {key for key, _ in wanted}
+    effects += [Forget(key) for key in sorted(over)]
+    claims = {digest: key for digest, key in state.claims.items() if key not in over}
+    return replace(state, fetched=frozenset(wanted), claims=MappingProxyType(claims)), tuple(effects)

@@ -1,0 +1,290 @@
+"""The worker: enrols, trains for the slots it is drawn into, commits masked, reveals.
+
+    slot held, COMMIT      Train -> Trained -> Mask -> Masked -> SubmitCommit
+    own commit, REVEAL     SubmitReveal (after a restart first Recover, which unmasks the own ciphertext)
+    own reveal final       PublishUpdate: M may be served now, anyone could unmask it
+    round left behind      Abandon
+
+What was asked for and has not come back is in `Task.stage`, so that nothing is asked for twice; whether it *worked*
+is read from the chain alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final
+
+from learner.manifest import Manifest
+from node.jobs import COMMIT, REVEAL, SETTLED, Jobs, JobView, Key, RoundView
+from node.roles.common import (
+    DEADLINE_MARGIN_S,
+    ChainAdvanced,
+    Effect,
+    FetchManifest,
+    ManifestReady,
+    ManifestRefused,
+    SubmissionFailed,
+    SubmitFinalise,
+    TimeReached,
+    WakeAt,
+    held,
+    overdue,
+)
+
+FAILURES_MAX: Final = 3  # per task; then the slot is given up and its stake with it
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    key: Key
+    update: bytes  # blob digest of M, kept private
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    key: Key
+    ciphertext: bytes  # blob digest of C, public
+
+
+@dataclass(frozen=True, slots=True)
+class WorkFailed:
+    key: Key
+    reason: str
+
+
+Event = ChainAdvanced | TimeReached | ManifestReady | ManifestRefused | Trained | Masked | WorkFailed | SubmissionFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Enrol:
+    job: int
+    deposit: int  # wei
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    key: Key
+    manifest: Manifest
+    base: bytes
+    batch_seed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    key: Key
+    update: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitCommit:
+    key: Key
+    ciphertext: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Recover:
+    """Unmask the own ciphertext: answered by Trained."""
+
+    key: Key
+    ciphertext: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitReveal:
+    key: Key
+    ciphertext: bytes
+    update: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PublishUpdate:
+    key: Key
+    update: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Cancel whatever runs for this round attempt."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One slot's work: `stage` is the last effect asked for."""
+
+    stage: str = "new"
+    update: bytes | None = None
+    failures: int = 0
+    published: bool = False
+
+
+def _empty() -> Mapping[object, object]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """
+    Attributes:
+        deposit_stakes: the standing deposit, as a multiple of a job's stake.
+        enrol: whether to enrol in every open job that can be done here.
+    """
+
+    address: bytes
+    enrol: bool = True
+    deposit_stakes: int = 16
+    jobs: Jobs = Jobs()
+    now: float = 0.0
+    manifests: Mapping[int, Manifest | str | None] = field(default_factory=_empty)  # None: asked for; str: refused, why
+    enrolling: frozenset[int] = frozenset()
+    tasks: Mapping[Key, Task] = field(default_factory=_empty)
+    wake: float | None = None
+
+
+def step(state: WorkerState, event: Event) -> tuple[WorkerState, tuple[Effect, ...]]:
+    """Take in one event and decide what to do about it."""
+    state = observe(state, event)
+    effects: list[Effect] = []
+    state = join_jobs(state, effects)
+    for key, view in held(state.jobs, state.address):
+        state = _work(state, key, view, effects)
+    state = leave_behind(state, effects)
+    return _keep_rounds_moving(state, effects), tuple(effects)
+
+
+def observe(state: WorkerState, event: Event) -> WorkerState:
+    """Take in one event, without consequences."""
+    match event:
+        case ChainAdvanced():
+            return replace(state, jobs=event.jobs, now=event.now)
+        case TimeReached():
+            return replace(state, now=event.now, wake=None)
+        case ManifestReady():
+            return replace(state, manifests=_with(state.manifests, event.job, event.manifest))
+        case ManifestRefused():
+            return replace(state, manifests=_with(state.manifests, event.job, event.reason))
+        case Trained() if event.key in state.tasks:
+            return _task(state, event.key, stage="trained", update=event.update)
+        case Masked() if event.key in state.tasks:
+            return _task(state, event.key, stage="masked:" + event.ciphertext.hex())
+        case WorkFailed() if event.key in state.tasks:
+            return _failed(state, event.key)
+        case SubmissionFailed(effect=SubmitCommit() | SubmitReveal() as effect) if effect.key in state.tasks:
+            return _failed(state, effect.key)
+        case SubmissionFailed(effect=Enrol() as effect):
+            return replace(state, enrolling=state.enrolling - {effect.job})
+    return state
+
+
+def join_jobs(state: WorkerState, effects: list[Effect]) -> WorkerState:
+    """Enrol once in each open job; a worker that was evicted or left does not come back by itself."""
+    for job in state.jobs.by_id.values():
+        known = state.address in job.records
+        if job.ended or not (known or state.enrol):
+            continue
+        if job.job not in state.manifests:
+            state = replace(state, manifests=_with(state.manifests, job.job, None))
+            effects.append(FetchManifest(job.job, job.posted.manifest))
+        elif not known and not job.cancelled and job.job not in state.enrolling and _accepts(state, job):
+            state = replace(state, enrolling=state.enrolling | {job.job})
+            effects.append(Enrol(job.job, job.posted.terms.stake * state.deposit_stakes))
+    return state
+
+
+def _accepts(state: WorkerState, job: JobView) -> bool:
+    return isinstance(state.manifests.get(job.job), Manifest)
+
+
+def _work(state: WorkerState, key: Key, view: RoundView, effects: list[Effect]) -> WorkerState:
+    """Push one held slot a step further."""
+    task = state.tasks.get(key, Task())
+    manifest = state.manifests.get(key.job)
+    commit = view.commits.get(state.address)
+    if task.failures >= FAILURES_MAX or not isinstance(manifest, Manifest):
+        return state
+    if commit is None:
+        if view.phase != COMMIT:
+            return state
+        match task.stage.partition(":"):
+            case ("new", _, _):
+                effects.append(Train(key, manifest, view.base, view.batch_seed))
+                return _task(state, key, stage="training")
+            case ("trained", _, _) if task.update is not None:
+                effects.append(Mask(key, task.update))
+                return _task(state, key, stage="masking")
+            case ("masked", _, ciphertext):
+                effects.append(SubmitCommit(key, bytes.fromhex(ciphertext)))
+                return _task(state, key, stage="committing")
+    elif state.address not in view.reveals:
+        if view.phase not in (REVEAL, SETTLED):
+            return state
+        if task.update is None and task.stage != "recovering":
+            effects.append(Recover(key, commit.ciphertext))
+            return _task(state, key, stage="recovering")
+        if task.update is not None and task.stage != "revealing":
+            effects.append(SubmitReveal(key, commit.ciphertext, task.update))
+            return _task(state, key, stage="revealing")
+    elif task.update is not None and not task.published:
+        effects.append(PublishUpdate(key, task.update))
+        return _task(state, key, published=True)
+    return state
+
+
+def leave_behind(state: WorkerState, effects: list[Effect]) -> WorkerState:
+    """Forget tasks of attempts that are over, and stop training that can no longer be committed."""
+    kept = dict(state.tasks)
+    for key, task in state.tasks.items():
+        view = state.jobs.round(key)
+        if view is None:
+            if task.update is not None and not task.published and _won(state.jobs, key, task.update):
+                effects.append(PublishUpdate(key, task.update))
+            effects.append(Abandon(key))
+            del kept[key]
+        elif task.stage in ("training", "masking", "committing") and view.phase != COMMIT:
+            if state.address not in view.commits:
+                effects.append(Abandon(key))
+                kept[key] = replace(task, stage="late")
+            elif task.stage != "committing":
+                kept[key] = replace(task, stage="new")
+    return replace(state, tasks=MappingProxyType(kept))
+
+
+def _won(jobs: Jobs, key: Key, update: bytes) -> bool:
+    job = jobs.by_id.get(key.job)
+    return job is not None and any((s.round, s.attempt, s.update) == (*key[1:], update) for s in job.history)
+
+
+def _keep_rounds_moving(state: WorkerState, effects: list[Effect]) -> WorkerState:
+    """When the owner does not act, a slot holder does, after the job's grace period."""
+    wake: float | None = None
+    for key, view in held(state.jobs, state.address):
+        grace = state.jobs.by_id[key.job].posted.terms.grace_s
+        action: Effect | None = overdue(view, state.now, patience_s=grace)
+        if view.phase == REVEAL and view.majority is not None:
+            due = view.grace_until + DEADLINE_MARGIN_S
+            action = SubmitFinalise(key, stop=False) if state.now >= due else WakeAt(due)
+        if isinstance(action, WakeAt):
+            wake = action.time if wake is None else min(wake, action.time)
+        elif action is not None:
+            effects.append(action)
+    if wake is not None and wake != state.wake:
+        effects.append(WakeAt(wake))
+        return replace(state, wake=wake)
+    return state
+
+
+def _failed(state: WorkerState, key: Key) -> WorkerState:
+    task = state.tasks[key]
+    stage = "new" if task.update is None else "trained"
+    return _task(state, key, stage=stage, failures=task.failures + 1)
+
+
+def _task(state: WorkerState, key: Key, **change: object) -> WorkerState:
+    return replace(state, tasks=_with(state.tasks, key, replace(state.tasks.get(key, Task()), **change)))  # type: ignore[arg-type]
+
+
+def _with(mapping: Mapping[object, object], key: object, value: object) -> Mapping:  # type: ignore[type-arg]
+    return MappingProxyType({**mapping, key: value})
