@@ -112,7 +112,8 @@ def refuse(queue: Queue, claim: bytes, own: bytes, sign: Sign) -> tuple[Queue, E
     fee = math.ceil(refused.fee * FEE_BUMP)
     if at == len(queue.entries) - 1:
         return Queue(queue.nonce, queue.entries[:at], fee), refused
-    filler = Entry(refused.nonce, f"filler {refused.nonce}", sign(refused.nonce, Call(own, 0, b"", GAS_TRANSFER), fee), fee)
+    nonce, nothing = refused.nonce, Call(own, 0, b"", GAS_TRANSFER)
+    filler = Entry(nonce, f"filler {nonce}", sign(nonce, nothing, fee), fee)
     return Queue(queue.nonce, (*queue.entries[:at], filler, *queue.entries[at + 1 :]), queue.fee_floor), refused
 
 
@@ -190,8 +191,8 @@ class Account:
         self._replace(queue)
         for entry in done:
             status = self._outcome(entry.hash)
-            failure = None if status else "it reverted" if status is False else "its nonce was used by another transaction"
-            self._finish(entry, failure)
+            why = "it reverted" if status is False else "its nonce was used by another transaction"
+            self._finish(entry, None if status else why)
 
     def on_refused(self, claim: bytes) -> None:
         """More than a third of the validators refused this claim."""

@@ -11,21 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple
 
 from chain.contracts import bindings as b
+from node.frozen import put, without
 
-K = TypeVar("K")
-V = TypeVar("V")
+Phase = Literal["COMMIT", "REVEAL", "SETTLED"]  # of an attempt that is open; VOID and CLOSED ones are summed up
+State = Literal["waiting", "running", "closing", "ended"]
+EndReason = Literal["finished", "goal reached", "cancelled", "deadline", "failed"]
 
 COMMIT: Final = "COMMIT"
 REVEAL: Final = "REVEAL"
 SETTLED: Final = "SETTLED"
-VOID: Final = "VOID"
-CLOSED: Final = "CLOSED"
 
-END_REASONS: Final = {1: "finished", 2: "goal reached", 3: "cancelled", 4: "deadline", 5: "failed"}
+END_REASONS: Final[Mapping[int, EndReason]] = {
+    b.FINISHED: "finished",
+    b.STOPPED: "goal reached",
+    b.CANCELLED: "cancelled",
+    b.DEADLINE: "deadline",
+    b.FAILED: "failed",
+}
 
 
 class Key(NamedTuple):
@@ -55,7 +60,7 @@ class RoundView:
     """One attempt of one round as the finalised chain has it."""
 
     key: Key
-    phase: str
+    phase: Phase
     base: bytes  # blob digest of the start weights
     batch_seed: bytes
     workers: tuple[bytes, ...]
@@ -64,8 +69,8 @@ class RoundView:
     reveal_deadline: int = 0
     last_call_until: int = 0  # 0 = no last call in this phase
     grace_until: int = 0
-    commits: Mapping[bytes, b.Committed] = field(default_factory=lambda: MappingProxyType({}))
-    reveals: Mapping[bytes, b.Revealed] = field(default_factory=lambda: MappingProxyType({}))
+    commits: Mapping[bytes, b.Committed] = field(default_factory=dict)
+    reveals: Mapping[bytes, b.Revealed] = field(default_factory=dict)
     majority: bytes | None = None
 
     @property
@@ -98,14 +103,14 @@ class JobView:
     posted_in: int  # block number
     rounds_max: int
     base: bytes  # start weights of the next round; the model so far
-    open: Mapping[Key, RoundView] = field(default_factory=lambda: MappingProxyType({}))
+    open: Mapping[Key, RoundView] = field(default_factory=dict)
     current: Key | None = None  # the attempt in COMMIT or REVEAL
     history: tuple[RoundSummary, ...] = ()
     void_rounds: int = 0
-    records: Mapping[bytes, Record] = field(default_factory=lambda: MappingProxyType({}))
+    records: Mapping[bytes, Record] = field(default_factory=dict)
     waiting: bool = True  # for enough workers
     cancelled: bool = False
-    ended: str | None = None
+    ended: EndReason | None = None
 
     @property
     def job(self) -> int:
@@ -116,7 +121,7 @@ class JobView:
         return self.posted.owner
 
     @property
-    def state(self) -> str:
+    def state(self) -> State:
         """`waiting`, `running`, `closing` (ended, but rounds still take late reveals) or `ended`."""
         if self.ended is not None:
             return "closing" if self.open else "ended"
@@ -130,13 +135,16 @@ class JobView:
 class Jobs:
     """All jobs, by id."""
 
-    by_id: Mapping[int, JobView] = field(default_factory=lambda: MappingProxyType({}))
+    by_id: Mapping[int, JobView] = field(default_factory=dict)
     number: int = 0  # the finalised block that was folded last
     timestamp: int = 0
 
     def round(self, key: Key) -> RoundView | None:
         job = self.by_id.get(key.job)
         return None if job is None else job.open.get(key)
+
+
+NO_JOBS: Final = Jobs()
 
 
 def fold(jobs: Jobs, events: Iterable[b.Event], number: int, timestamp: int) -> Jobs:
@@ -147,7 +155,7 @@ def fold(jobs: Jobs, events: Iterable[b.Event], number: int, timestamp: int) -> 
             by_id[event.job] = JobView(event, number, event.terms.rounds_max, event.base)
         elif (job := by_id.get(getattr(event, "job", -1))) is not None:
             by_id[job.job] = _apply(job, event, number, timestamp)
-    return Jobs(MappingProxyType(by_id), number, timestamp)
+    return Jobs(by_id, number, timestamp)
 
 
 def _apply(job: JobView, event: b.Event, number: int, timestamp: int) -> JobView:
@@ -163,7 +171,7 @@ def _apply(job: JobView, event: b.Event, number: int, timestamp: int) -> JobView
         case b.Left() | b.Evicted():
             return _record(job, event.worker, enrolled=False)
         case b.JobEnded():
-            return replace(job, ended=END_REASONS.get(event.reason, str(event.reason)), current=None, base=event.base)
+            return replace(job, ended=END_REASONS[event.reason], current=None, base=event.base)
         case b.RoundOpened():
             return _opened(job, event, timestamp)
         case _:
@@ -172,29 +180,26 @@ def _apply(job: JobView, event: b.Event, number: int, timestamp: int) -> JobView
 
 def _opened(job: JobView, event: b.RoundOpened, timestamp: int) -> JobView:
     key = Key(event.job, event.round, event.attempt)
-    view = RoundView(
-        key, COMMIT, event.base, event.batch_seed, tuple(event.workers), event.commit_deadline, timestamp
-    )
+    view = RoundView(key, COMMIT, event.base, event.batch_seed, tuple(event.workers), event.commit_deadline, timestamp)
     for worker in view.workers:
         job = _record(job, worker, slots=1)
-    return replace(job, open=_with(job.open, key, view), current=key, waiting=False)
+    return replace(job, open=put(job.open, key, view), current=key, waiting=False)
 
 
 def _in_round(job: JobView, event: b.Event, number: int, timestamp: int) -> JobView:
     """Events that change one open attempt."""
-    if not hasattr(event, "attempt"):
-        return job
-    view = job.open.get(key := Key(event.job, event.round, event.attempt))
+    key = Key(job.job, getattr(event, "round", 0), getattr(event, "attempt", 0))
+    view = job.open.get(key)
     if view is None:
         return job
     match event:
         case b.Committed():
-            return _put(job, replace(view, commits=_with(view.commits, event.worker, event)))
+            return _put(job, replace(view, commits=put(view.commits, event.worker, event)))
         case b.RevealOpened():
             opened = replace(view, phase=REVEAL, reveal_deadline=event.reveal_deadline, last_call_until=0)
             return _put(job, opened)
         case b.Revealed():
-            job = _put(job, replace(view, reveals=_with(view.reveals, event.worker, event)))
+            job = _put(job, replace(view, reveals=put(view.reveals, event.worker, event)))
             return _judge(job, view, event) if view.phase == SETTLED else job
         case b.MajorityReached():
             return _put(job, replace(view, majority=event.update_digest, grace_until=event.grace_until))
@@ -206,8 +211,16 @@ def _in_round(job: JobView, event: b.Event, number: int, timestamp: int) -> JobV
             for reveal in settled.reveals.values():
                 job = _judge(job, settled, reveal)
             summary = RoundSummary(
-                key.round, key.attempt, event.update_digest, event.votes, len(view.workers), len(view.commits),
-                len(view.reveals), number, view.opened_at, timestamp,
+                key.round,
+                key.attempt,
+                event.update_digest,
+                event.votes,
+                len(view.workers),
+                len(view.commits),
+                len(view.reveals),
+                number,
+                view.opened_at,
+                timestamp,
             )
             return replace(job, history=(*job.history, summary), base=event.update_digest, current=None)
         case b.RoundVoided():
@@ -236,16 +249,12 @@ def _record(job: JobView, worker: bytes, enrolled: bool | None = None, **add: in
     new = replace(old, **{name: getattr(old, name) + amount for name, amount in add.items()})
     if enrolled is not None:
         new = replace(new, enrolled=enrolled)
-    return replace(job, records=_with(job.records, worker, new))
+    return replace(job, records=put(job.records, worker, new))
 
 
 def _put(job: JobView, view: RoundView) -> JobView:
-    return replace(job, open=_with(job.open, view.key, view))
+    return replace(job, open=put(job.open, view.key, view))
 
 
 def _drop(job: JobView, key: Key) -> JobView:
-    return replace(job, open=MappingProxyType({k: v for k, v in job.open.items() if k != key}))
-
-
-def _with(mapping: Mapping[K, V], key: K, value: V) -> Mapping[K, V]:
-    return MappingProxyType({**mapping, key: value})
+    return replace(job, open=without(job.open, key))

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Final
 
 from chain.types import Claim
-from node.jobs import Jobs, Key
+from node.frozen import put
+from node.jobs import NO_JOBS, Jobs, Key
 from node.roles.common import ChainAdvanced, Effect
 
 CLAIMS_MAX: Final = 4096  # claims remembered; more are left to the other validators
@@ -67,8 +67,8 @@ class Forget:
 @dataclass(frozen=True, slots=True)
 class AttestorState:
     fetched: frozenset[tuple[Key, bytes]] = frozenset()
-    claims: Mapping[bytes, Key] = field(default_factory=lambda: MappingProxyType({}))
-    jobs: Jobs = Jobs()
+    claims: Mapping[bytes, Key] = field(default_factory=dict)
+    jobs: Jobs = NO_JOBS
 
 
 def step(state: AttestorState, event: Event) -> tuple[AttestorState, tuple[Effect, ...]]:
@@ -80,7 +80,7 @@ def step(state: AttestorState, event: Event) -> tuple[AttestorState, tuple[Effec
             key = Key(event.claim.job, event.claim.round, event.claim.attempt)
             if event.digest in state.claims or len(state.claims) >= CLAIMS_MAX or state.jobs.round(key) is None:
                 return state, ()
-            claims = MappingProxyType({**state.claims, event.digest: key})
+            claims = put(state.claims, event.digest, key)
             return replace(state, claims=claims), (CheckClaim(event.digest, event.claim, key),)
         case ClaimChecked() if event.digest in state.claims:
             return state, (Attest(event.digest, event.verdict),)
@@ -99,4 +99,4 @@ def _advance(state: AttestorState) -> tuple[AttestorState, tuple[Effect, ...]]:
     over = {key for key, _ in state.fetched} - {key for key, _ in wanted}
     effects += [Forget(key) for key in sorted(over)]
     claims = {digest: key for digest, key in state.claims.items() if key not in over}
-    return replace(state, fetched=frozenset(wanted), claims=MappingProxyType(claims)), tuple(effects)
+    return replace(state, fetched=frozenset(wanted), claims=claims), tuple(effects)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Final
 
 from learner.manifest import Manifest
-from node.jobs import REVEAL, Jobs, JobView, Key, RoundView
+from node.frozen import put
+from node.jobs import NO_JOBS, REVEAL, Jobs, JobView, Key, RoundView
 from node.roles.common import (
     ChainAdvanced,
     Effect,
@@ -55,7 +55,9 @@ class StepFailed:
     reason: str
 
 
-Event = ChainAdvanced | TimeReached | ManifestReady | ManifestRefused | ModelReady | Scored | StepFailed | SubmissionFailed
+Event = (
+    ChainAdvanced | TimeReached | ManifestReady | ManifestRefused | ModelReady | Scored | StepFailed | SubmissionFailed
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,11 @@ class ServerState:
     """`scores` are (correct, total) by update digest; they may be handed in again after a restart."""
 
     address: bytes
-    jobs: Jobs = Jobs()
+    jobs: Jobs = NO_JOBS
     now: float = 0.0
-    manifests: Mapping[int, Manifest | str | None] = field(default_factory=lambda: MappingProxyType({}))
-    progress: Mapping[Key, Progress] = field(default_factory=lambda: MappingProxyType({}))
-    scores: Mapping[bytes, tuple[int, int]] = field(default_factory=lambda: MappingProxyType({}))
+    manifests: Mapping[int, Manifest | str | None] = field(default_factory=dict)
+    progress: Mapping[Key, Progress] = field(default_factory=dict)
+    scores: Mapping[bytes, tuple[int, int]] = field(default_factory=dict)
     wake: float | None = None
 
 
@@ -105,7 +107,7 @@ def step(state: ServerState, event: Event) -> tuple[ServerState, tuple[Effect, .
         if job.owner != state.address:
             continue
         if job.job not in state.manifests:
-            state = replace(state, manifests=MappingProxyType({**state.manifests, job.job: None}))
+            state = replace(state, manifests=put(state.manifests, job.job, None))
             effects.append(FetchManifest(job.job, job.posted.manifest))
         for key, view in sorted(job.open.items()):
             if view.phase == REVEAL and view.majority is not None:
@@ -124,17 +126,17 @@ def _observe(state: ServerState, event: Event) -> ServerState:
     match event:
         case ChainAdvanced():
             kept = {key: p for key, p in state.progress.items() if event.jobs.round(key) is not None}
-            return replace(state, jobs=event.jobs, now=event.now, progress=MappingProxyType(kept))
+            return replace(state, jobs=event.jobs, now=event.now, progress=kept)
         case TimeReached():
             return replace(state, now=event.now, wake=None)
         case ManifestReady():
-            return replace(state, manifests=MappingProxyType({**state.manifests, event.job: event.manifest}))
+            return replace(state, manifests=put(state.manifests, event.job, event.manifest))
         case ManifestRefused():
-            return replace(state, manifests=MappingProxyType({**state.manifests, event.job: event.reason}))
+            return replace(state, manifests=put(state.manifests, event.job, event.reason))
         case ModelReady():
             return _progress(state, event.key, "ready")
         case Scored():
-            scores = MappingProxyType({**state.scores, event.update: (event.correct, event.total)})
+            scores = put(state.scores, event.update, (event.correct, event.total))
             return _progress(replace(state, scores=scores), event.key, "ready")
         case StepFailed(key=key) | SubmissionFailed(effect=SubmitFinalise(key=key)):
             return _progress(state, key, "new", failed=True)
@@ -146,7 +148,7 @@ def _settle(state: ServerState, job: JobView, key: Key, view: RoundView, effects
     progress = state.progress.get(key, Progress())
     manifest = state.manifests.get(key.job)
     assert view.majority is not None
-    unscored = manifest is not None and not isinstance(manifest, Manifest) or progress.failures >= FAILURES_MAX
+    unscored = (manifest is not None and not isinstance(manifest, Manifest)) or progress.failures >= FAILURES_MAX
     if unscored and progress.stage == "new":
         effects.append(SubmitFinalise(key, stop=False))
         return _progress(state, key, "finalising")
@@ -172,4 +174,4 @@ def _progress(state: ServerState, key: Key, stage: str, failed: bool = False) ->
     if state.jobs.round(key) is None:
         return state
     failures = state.progress.get(key, Progress()).failures + failed
-    return replace(state, progress=MappingProxyType({**state.progress, key: Progress(stage, failures)}))
+    return replace(state, progress=put(state.progress, key, Progress(stage, failures)))

@@ -46,10 +46,10 @@ def _copy(state: WorkerState, key: Key, view: RoundView, effects: list[Effect]) 
         seen = [view.commits[w].ciphertext for w in others if w in view.commits]
         if view.phase == COMMIT and seen and task.stage == "new":
             effects.append(SubmitCommit(key, seen[0]))
-            return worker._task(state, key, stage="committing")
+            return worker.set_task(state, key, stage="committing")
     elif state.address not in view.reveals and view.phase in (REVEAL, SETTLED) and task.stage != "revealing":
         revealed = [view.reveals[w].update_digest for w in others if w in view.reveals]
         if revealed:
             effects.append(SubmitReveal(key, view.commits[state.address].ciphertext, revealed[0]))
-            return worker._task(state, key, stage="revealing")
+            return worker.set_task(state, key, stage="revealing")
     return state

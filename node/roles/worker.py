@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from learner.manifest import Manifest
-from node.jobs import COMMIT, REVEAL, SETTLED, Jobs, JobView, Key, RoundView
+from node.frozen import put
+from node.jobs import COMMIT, NO_JOBS, REVEAL, SETTLED, Jobs, JobView, Key, RoundView
 from node.roles.common import (
     DEADLINE_MARGIN_S,
     ChainAdvanced,
@@ -121,10 +121,6 @@ class Task:
     published: bool = False
 
 
-def _empty() -> Mapping[object, object]:
-    return MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerState:
     """
@@ -136,11 +132,11 @@ class WorkerState:
     address: bytes
     enrol: bool = True
     deposit_stakes: int = 16
-    jobs: Jobs = Jobs()
+    jobs: Jobs = NO_JOBS
     now: float = 0.0
-    manifests: Mapping[int, Manifest | str | None] = field(default_factory=_empty)  # None: asked for; str: refused, why
+    manifests: Mapping[int, Manifest | str | None] = field(default_factory=dict)  # asked for: None; refused: why
     enrolling: frozenset[int] = frozenset()
-    tasks: Mapping[Key, Task] = field(default_factory=_empty)
+    tasks: Mapping[Key, Task] = field(default_factory=dict)
     wake: float | None = None
 
 
@@ -163,13 +159,13 @@ def observe(state: WorkerState, event: Event) -> WorkerState:
         case TimeReached():
             return replace(state, now=event.now, wake=None)
         case ManifestReady():
-            return replace(state, manifests=_with(state.manifests, event.job, event.manifest))
+            return replace(state, manifests=put(state.manifests, event.job, event.manifest))
         case ManifestRefused():
-            return replace(state, manifests=_with(state.manifests, event.job, event.reason))
+            return replace(state, manifests=put(state.manifests, event.job, event.reason))
         case Trained() if event.key in state.tasks:
-            return _task(state, event.key, stage="trained", update=event.update)
+            return set_task(state, event.key, stage="trained", update=event.update)
         case Masked() if event.key in state.tasks:
-            return _task(state, event.key, stage="masked:" + event.ciphertext.hex())
+            return set_task(state, event.key, stage="masked:" + event.ciphertext.hex())
         case WorkFailed() if event.key in state.tasks:
             return _failed(state, event.key)
         case SubmissionFailed(effect=SubmitCommit() | SubmitReveal() as effect) if effect.key in state.tasks:
@@ -186,7 +182,7 @@ def join_jobs(state: WorkerState, effects: list[Effect]) -> WorkerState:
         if job.ended or not (known or state.enrol):
             continue
         if job.job not in state.manifests:
-            state = replace(state, manifests=_with(state.manifests, job.job, None))
+            state = replace(state, manifests=put(state.manifests, job.job, None))
             effects.append(FetchManifest(job.job, job.posted.manifest))
         elif not known and not job.cancelled and job.job not in state.enrolling and _accepts(state, job):
             state = replace(state, enrolling=state.enrolling | {job.job})
@@ -211,25 +207,25 @@ def _work(state: WorkerState, key: Key, view: RoundView, effects: list[Effect]) 
         match task.stage.partition(":"):
             case ("new", _, _):
                 effects.append(Train(key, manifest, view.base, view.batch_seed))
-                return _task(state, key, stage="training")
+                return set_task(state, key, stage="training")
             case ("trained", _, _) if task.update is not None:
                 effects.append(Mask(key, task.update))
-                return _task(state, key, stage="masking")
+                return set_task(state, key, stage="masking")
             case ("masked", _, ciphertext):
                 effects.append(SubmitCommit(key, bytes.fromhex(ciphertext)))
-                return _task(state, key, stage="committing")
+                return set_task(state, key, stage="committing")
     elif state.address not in view.reveals:
         if view.phase not in (REVEAL, SETTLED):
             return state
         if task.update is None and task.stage != "recovering":
             effects.append(Recover(key, commit.ciphertext))
-            return _task(state, key, stage="recovering")
+            return set_task(state, key, stage="recovering")
         if task.update is not None and task.stage != "revealing":
             effects.append(SubmitReveal(key, commit.ciphertext, task.update))
-            return _task(state, key, stage="revealing")
+            return set_task(state, key, stage="revealing")
     elif task.update is not None and not task.published:
         effects.append(PublishUpdate(key, task.update))
-        return _task(state, key, published=True)
+        return set_task(state, key, published=True)
     return state
 
 
@@ -249,7 +245,7 @@ def leave_behind(state: WorkerState, effects: list[Effect]) -> WorkerState:
                 kept[key] = replace(task, stage="late")
             elif task.stage != "committing":
                 kept[key] = replace(task, stage="new")
-    return replace(state, tasks=MappingProxyType(kept))
+    return replace(state, tasks=kept)
 
 
 def _won(jobs: Jobs, key: Key, update: bytes) -> bool:
@@ -279,12 +275,8 @@ def _keep_rounds_moving(state: WorkerState, effects: list[Effect]) -> WorkerStat
 def _failed(state: WorkerState, key: Key) -> WorkerState:
     task = state.tasks[key]
     stage = "new" if task.update is None else "trained"
-    return _task(state, key, stage=stage, failures=task.failures + 1)
+    return set_task(state, key, stage=stage, failures=task.failures + 1)
 
 
-def _task(state: WorkerState, key: Key, **change: object) -> WorkerState:
-    return replace(state, tasks=_with(state.tasks, key, replace(state.tasks.get(key, Task()), **change)))  # type: ignore[arg-type]
-
-
-def _with(mapping: Mapping[object, object], key: object, value: object) -> Mapping:  # type: ignore[type-arg]
-    return MappingProxyType({**mapping, key: value})
+def set_task(state: WorkerState, key: Key, **change: Any) -> WorkerState:
+    return replace(state, tasks=put(state.tasks, key, replace(state.tasks.get(key, Task()), **change)))

@@ -1,0 +1,54 @@
+# Everything from a clean clone: the first target that needs .venv makes it, once.
+#
+#   make demo      a whole network on this machine trains a model
+#   make test      all checks and tests
+#   make lint      only the checks
+#   make sim       simulated networks; SEED=n replays one
+#   make clean     remove what make made
+
+PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$each; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO ?=
+TESTS ?=
+SEED ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint sim contracts clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(READY)
+
+$(READY): constraints.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "flnode needs Python 3.11 or newer; name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt hatchling
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+		--constraint constraints.txt --editable '.[learner,dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/flnode demo $(DEMO)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest -q tests/test_style.py
+
+sim: $(READY)
+	$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED))
+
+contracts: $(READY)
+	$(BIN)/python -m chain.contracts.build
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,889 @@
+# pragma version 0.4.3
+# pragma evm-version cancun
+# pragma optimize gas
+"""
+@title Replicated jobs
+@license Apache-2.0
+@notice Several workers compute the same update of a model; the digest that more than half of the drawn slots reveal wins,
+        its revealers are paid, everybody else in the round forfeits a stake. All replicated jobs live here, by number.
+
+        A round is drawn, committed to, revealed and settled:
+
+            COMMIT --last slot commits, or close with a possible majority--> REVEAL --finalise--> SETTLED --> CLOSED
+               \--close without--> VOID <--close without a winner------------/
+
+        No deadline acts by itself. After one, anyone calls `expire`, which grants a last call from its own block, and after
+        that `close`. A settled round takes late reveals until it is closed, beside the commits of the next round.
+        A void round is opened again with new slots and the next attempt number, or ends the job as failed.
+
+@dev A genesis contract: the network file places its code, no constructor runs. Nothing here costs more when more workers
+     are enrolled: votes are counted as they come, k slots are drawn by k swaps, seats are settled one by one from a queue
+     of each worker.
+
+     Every `Revealed` log is a claim about blobs, which the EVM cannot see: a block that holds one is valid only with a
+     quorum of attestations beside it. Hence nothing else may emit that log, and nothing may emit it without the checks of
+     `reveal`.
+
+     Money, to the wei: balance == escrowed + reserved + free + locked + owed (`books`); what was burned has left.
+"""
+
+# --- imports and interfaces ---
+
+import events
+import mask as mask_rules
+import terms as terms_rules
+
+
+interface JobFinder:
+    def list_job(job: uint256): nonpayable
+    def delist_job(job: uint256): nonpayable
+
+
+# --- constants ---
+
+FINDER: constant(address) = 0x0000000000000000000000000000000000000F01
+
+UPDATE_SIZE_MAX: constant(uint256) = 2**40
+
+# seats settled on the way of other calls, and by calls that are made to settle
+SETTLE_BESIDE: constant(uint256) = 2
+SETTLE_MAX: constant(uint256) = 8
+
+# looks at enrolled workers in one drawing: 31 slots, and as many evictions
+DRAWS_MAX: constant(uint256) = 2 * terms_rules.SLOTS_MAX
+
+# phases of a round; 0 means that there is no such round, 3 is kept for AUDIT
+COMMIT: constant(uint256) = 1
+REVEAL: constant(uint256) = 2
+SETTLED: constant(uint256) = 4
+VOID: constant(uint256) = 5
+CLOSED: constant(uint256) = 6
+
+# states of a job; 0 means that there is no such job
+WAITING: constant(uint256) = 1
+RUNNING: constant(uint256) = 2
+ENDED: constant(uint256) = 3
+
+# why a job ended
+FINISHED: constant(uint256) = 1
+STOPPED: constant(uint256) = 2
+CANCELLED: constant(uint256) = 3
+DEADLINE: constant(uint256) = 4
+FAILED: constant(uint256) = 5
+
+# states of a seat; 0 means that the worker was not drawn
+DRAWN: constant(uint256) = 1
+COMMITTED: constant(uint256) = 2
+REVEALED: constant(uint256) = 3
+SEAT_SETTLED: constant(uint256) = 4
+
+
+# --- structs ---
+
+struct Job:
+    owner: address
+    state: uint256
+    cancelled: bool  # ends with the open round
+    manifest: bytes32
+    update_size: uint256  # bytes of every update
+    seed: bytes32  # of every batch seed
+    base: bytes32  # what the open or next round starts from: the last winner
+    entropy: bytes32  # what the next slots are drawn from
+    escrow: uint256  # wei promised to rounds that are not open yet
+    settled: uint256  # rounds settled; the open or next round is settled + 1
+    attempt: uint256  # of the open or next round
+    terms: terms_rules.Terms
+
+
+struct Round:
+    phase: uint256
+    slots: uint256  # really drawn
+    commits: uint256
+    reveals: uint256
+    base: bytes32
+    winner: bytes32  # meaningful once grace_until is set
+    deadline: uint256  # of the commits, then of the reveals
+    last_call_until: uint256  # 0 until expire, anew in each phase
+    grace_until: uint256  # 0 until there is a winner
+
+
+struct Seat:
+    state: uint256
+    ciphertext: bytes32
+    r_hash: bytes32
+    s_hash: bytes32
+    update: bytes32
+
+
+struct Enrolment:
+    position: uint256  # 1 + place in the array of enrolled workers; 0 means not enrolled, then free is 0
+    free: uint256  # wei of deposit that is not locked
+    head: uint256  # unsettled seats are head .. tail - 1 of the worker's queue
+    tail: uint256
+
+
+struct Books:
+    escrowed: uint256
+    reserved: uint256
+    free: uint256
+    locked: uint256
+    owed: uint256
+    burned: uint256
+
+
+# --- storage ---
+
+# jobs are numbered from 1
+jobs_count: public(uint256)
+jobs: HashMap[uint256, Job]
+
+# rounds, seats and votes are found by the hash of job, round and attempt
+rounds: HashMap[bytes32, Round]
+seats: HashMap[bytes32, HashMap[address, Seat]]
+votes: HashMap[bytes32, HashMap[bytes32, uint256]]
+
+# job -> its enrolled workers, at 0 .. enrolled_count - 1, in no particular order
+enrolled_count: public(HashMap[uint256, uint256])
+enrolled: HashMap[uint256, HashMap[uint256, address]]
+enrolments: HashMap[uint256, HashMap[address, Enrolment]]
+
+# job -> worker -> place in the queue -> round * 256 + attempt of a seat
+queues: HashMap[uint256, HashMap[address, HashMap[uint256, uint256]]]
+
+# account -> wei that may be withdrawn, over all jobs
+balance_of: public(HashMap[address, uint256])
+
+books: public(Books)
+
+
+# --- external functions, for owners ---
+
+@external
+@payable
+def post(manifest: bytes32, base: bytes32, update_size: uint256, seed: bytes32, terms: terms_rules.Terms) -> uint256:
+    """
+    @notice Post a job and escrow the rewards of all its rounds. The caller owns it.
+    @dev Reverts unless the value is exactly reward * slots * rounds_max and all terms are within their limits.
+    @param manifest Digest of the job's manifest.
+    @param base Digest of the state that round 1 starts from.
+    @param update_size Bytes of that state and of every update.
+    @param seed Where the batch seeds come from, with round and attempt and nothing else.
+    @param terms See terms.vy.
+    @return Number of the job.
+    """
+    terms_rules._check(terms)
+    assert 1 <= update_size and update_size <= UPDATE_SIZE_MAX, "replicated: update size out of range"
+    self._take_escrow(self.jobs_count + 1, terms.reward * terms.slots * terms.rounds_max)
+    self.jobs_count += 1
+    job: uint256 = self.jobs_count
+    self.jobs[job].owner = msg.sender
+    self.jobs[job].state = WAITING
+    self.jobs[job].manifest = manifest
+    self.jobs[job].update_size = update_size
+    self.jobs[job].seed = seed
+    self.jobs[job].base = base
+    self.jobs[job].attempt = 1
+    self.jobs[job].terms = terms
+    log events.JobPosted(
+        job=job,
+        owner=msg.sender,
+        manifest=manifest,
+        base=base,
+        update_size=update_size,
+        seed=seed,
+        reward=terms.reward,
+        stake=terms.stake,
+        slots=terms.slots,
+        workers_min=terms.workers_min,
+        rounds_max=terms.rounds_max,
+        attempts_max=terms.attempts_max,
+        commit_window_s=terms.commit_window_s,
+        reveal_window_s=terms.reveal_window_s,
+        last_call_s=terms.last_call_s,
+        grace_s=terms.grace_s,
+        deadline=terms.deadline,
+        auto_finalise=terms.auto_finalise,
+    )
+    extcall JobFinder(FINDER).list_job(job)
+    return job
+
+
+@external
+@payable
+def top_up(job: uint256, rounds: uint256):
+    """
+    @notice Promise and escrow more rounds. Anyone may, the owner gets back what is not spent.
+    @dev Reverts unless the value is exactly reward * slots * rounds.
+    @param job Number of a job that has not ended and is not cancelled.
+    @param rounds Rounds to add.
+    """
+    self._require_open(job)
+    terms: terms_rules.Terms = self.jobs[job].terms
+    assert 1 <= rounds and rounds <= terms_rules.ROUNDS_MAX - terms.rounds_max, "replicated: rounds out of range"
+    self._take_escrow(job, terms.reward * terms.slots * rounds)
+    self.jobs[job].terms.rounds_max += rounds
+    log events.JobToppedUp(job=job, rounds_max=terms.rounds_max + rounds)
+
+
+@external
+def cancel(job: uint256):
+    """
+    @notice End a job: at once if no round is open, else as soon as the open round is settled or void.
+    @dev Reverts unless the caller owns the job, and if it has ended or is cancelled already.
+    @param job Number of the job.
+    """
+    self._require_open(job)
+    assert msg.sender == self.jobs[job].owner, "replicated: only the owner may cancel"
+    self.jobs[job].cancelled = True
+    log events.JobCancelled(job=job)
+    if self.jobs[job].state == WAITING:
+        self._end(job, CANCELLED)
+
+
+# --- external functions, for workers ---
+
+@external
+@payable
+def enrol(job: uint256):
+    """
+    @notice Join the workers that slots are drawn from, or add to the deposit. Opens a round if the job waits for workers.
+    @dev Reverts if the free deposit is then below one stake. A worker whose free deposit is below one stake when drawn is
+         evicted: deposit a stake for every round that may be unsettled at a time.
+    @param job Number of a job that has not ended and is not cancelled, before its deadline.
+    """
+    self._require_open(job)
+    assert block.timestamp < self.jobs[job].terms.deadline, "replicated: deadline has passed"
+    if self.enrolments[job][msg.sender].position == 0:
+        self.enrolled[job][self.enrolled_count[job]] = msg.sender
+        self.enrolled_count[job] += 1
+        self.enrolments[job][msg.sender].position = self.enrolled_count[job]
+    self._settle_seats(job, msg.sender, SETTLE_BESIDE)
+    free: uint256 = self.enrolments[job][msg.sender].free + msg.value
+    assert free >= self.jobs[job].terms.stake, "replicated: deposit below one stake"
+    self.enrolments[job][msg.sender].free = free
+    self.books.free += msg.value
+    log events.Enrolled(job=job, worker=msg.sender, free=free)
+    if self.jobs[job].state == WAITING and self.enrolled_count[job] >= self.jobs[job].terms.workers_min:
+        self._open_round(job)
+
+
+@external
+def leave(job: uint256):
+    """
+    @notice Leave the workers that slots are drawn from. The free deposit may be withdrawn at once, locked stakes as their
+            seats settle. Slots already held stay held.
+    @dev Reverts unless the caller is enrolled.
+    @param job Number of the job.
+    """
+    assert self.enrolments[job][msg.sender].position > 0, "replicated: not enrolled"
+    self._settle_seats(job, msg.sender, SETTLE_BESIDE)
+    self._leave(job, msg.sender)
+
+
+@external
+def commit(job: uint256, round: uint256, attempt: uint256, ciphertext: bytes32, r_hash: bytes32, s_hash: bytes32):
+    """
+    @notice Commit to an update, masked. The last slot to commit opens the reveals.
+    @dev Reverts unless the round takes commits and the caller holds a slot in it that has not committed.
+    @param job Number of the job.
+    @param round Number of the round.
+    @param attempt Number of the attempt.
+    @param ciphertext Blob digest of the masked update.
+    @param r_hash keccak256(R).
+    @param s_hash keccak256(S), S the mask.
+    """
+    key: bytes32 = self._key(job, round, attempt)
+    assert self.rounds[key].phase == COMMIT, "replicated: round takes no commits"
+    state: uint256 = self.seats[key][msg.sender].state
+    assert state > 0, "replicated: caller holds no slot"
+    assert state == DRAWN, "replicated: already committed"
+    self.seats[key][msg.sender] = Seat(
+        state=COMMITTED, ciphertext=ciphertext, r_hash=r_hash, s_hash=s_hash, update=empty(bytes32)
+    )
+    self.rounds[key].commits += 1
+    log events.Committed(
+        job=job,
+        round=round,
+        worker=msg.sender,
+        attempt=attempt,
+        ciphertext=ciphertext,
+        r_hash=r_hash,
+        s_hash=s_hash,
+    )
+    if self.rounds[key].commits == self.rounds[key].slots:
+        self._open_reveals(job, round, attempt)
+    self._settle_seats(job, msg.sender, SETTLE_BESIDE)
+
+
+@external
+def reveal(
+    job: uint256, round: uint256, attempt: uint256, r: bytes32, mask: Bytes[mask_rules.SIZE], update_digest: bytes32
+):
+    """
+    @notice Open a commit. The reveal that completes a majority decides the round and freezes the entropy that the next
+            slots are drawn from; with auto_finalise it also finalises the round.
+    @dev Its log is the claim that validators attest: unmasking `ciphertext` with `mask` gives `update_digest`.
+         Reverts unless the round takes reveals, the caller committed and has not revealed, r and mask are those of the
+         commit, and mask is the caller's canonical signature over Mask(ctx, r).
+    @param job Number of the job.
+    @param round Number of the round.
+    @param attempt Number of the attempt.
+    @param r R, 32 bytes.
+    @param mask S, 65 bytes r || s || v with v 0 or 1 and low s.
+    @param update_digest Blob digest of the update.
+    """
+    key: bytes32 = self._key(job, round, attempt)
+    phase: uint256 = self.rounds[key].phase
+    assert phase == REVEAL or phase == SETTLED, "replicated: round takes no reveals"
+    seat: Seat = self.seats[key][msg.sender]
+    assert seat.state >= COMMITTED, "replicated: caller has not committed"
+    assert seat.state == COMMITTED, "replicated: already revealed"
+    assert keccak256(r) == seat.r_hash, "replicated: r is not the committed one"
+    assert keccak256(mask) == seat.s_hash, "replicated: mask is not the committed one"
+    ctx: bytes32 = mask_rules._context(job, round, attempt, msg.sender)
+    assert mask_rules._signed_by(msg.sender, ctx, r, mask), "replicated: mask is not the caller's signature"
+    self.seats[key][msg.sender].state = REVEALED
+    self.seats[key][msg.sender].update = update_digest
+    self.rounds[key].reveals += 1
+    votes: uint256 = self.votes[key][update_digest] + 1
+    self.votes[key][update_digest] = votes
+    log events.Revealed(
+        job=job,
+        round=round,
+        worker=msg.sender,
+        attempt=attempt,
+        ctx=ctx,
+        ciphertext=seat.ciphertext,
+        size=self.jobs[job].update_size,
+        r=r,
+        mask=mask,
+        update_digest=update_digest,
+    )
+    if phase == SETTLED:
+        self._close_if_all_revealed(job, round, attempt)
+    elif self.rounds[key].grace_until == 0:
+        self._mix_entropy(job, r)
+        if 2 * votes > self.rounds[key].slots:
+            self._decide(job, round, attempt, update_digest, votes)
+    self._settle_seats(job, msg.sender, SETTLE_BESIDE)
+
+
+@external
+@nonreentrant
+def withdraw(job: uint256):
+    """
+    @notice Settle up to 8 of the caller's seats in one job, then send all that the caller is owed over all jobs.
+            If the job has ended, its free deposit is released too.
+    @dev Sends nothing, and does not revert, if nothing is owed.
+    @param job Number of the job.
+    """
+    self._require_posted(job)
+    self._settle_seats(job, msg.sender, SETTLE_MAX)
+    if self.jobs[job].state == ENDED and self.enrolments[job][msg.sender].position > 0:
+        self._leave(job, msg.sender)
+    amount: uint256 = self.balance_of[msg.sender]
+    if amount > 0:
+        self.balance_of[msg.sender] = 0
+        self.books.owed -= amount
+        log events.Withdrawn(account=msg.sender, amount=amount)
+        raw_call(msg.sender, b"", value=amount)
+
+
+# --- external functions, for anyone ---
+
+@external
+def finalise(job: uint256, round: uint256, attempt: uint256, stop: bool):
+    """
+    @notice Settle a round that has a winner, then open the next one or end the job.
+    @dev The owner may at once, anyone after the grace that the majority started. Reverts otherwise.
+    @param job Number of the job.
+    @param round Number of the round.
+    @param attempt Number of the attempt.
+    @param stop End the job with this round; only the owner may.
+    """
+    key: bytes32 = self._key(job, round, attempt)
+    assert self.rounds[key].phase == REVEAL, "replicated: round takes no finalise"
+    assert self.rounds[key].grace_until > 0, "replicated: no majority"
+    if msg.sender != self.jobs[job].owner:
+        assert not stop, "replicated: only the owner may stop"
+        assert block.timestamp >= self.rounds[key].grace_until, "replicated: grace has not passed"
+    self._finalise(job, round, attempt, stop)
+
+
+@external
+def expire(job: uint256, round: uint256, attempt: uint256):
+    """
+    @notice Grant the last call of a phase whose deadline has passed; after it the round may be closed.
+    @dev Reverts before the deadline, and the second time in one phase.
+    @param job Number of the job.
+    @param round Number of the round.
+    @param attempt Number of the attempt.
+    """
+    key: bytes32 = self._key(job, round, attempt)
+    self._require_not_closed(key)
+    assert block.timestamp >= self.rounds[key].deadline, "replicated: deadline has not passed"
+    assert self.rounds[key].last_call_until == 0, "replicated: last call was granted"
+    until: uint256 = block.timestamp + self.jobs[job].terms.last_call_s
+    self.rounds[key].last_call_until = until
+    log events.LastCall(job=job, round=round, attempt=attempt, until=until)
+
+
+@external
+def close(job: uint256, round: uint256, attempt: uint256):
+    """
+    @notice Close a phase whose last call has passed. COMMIT becomes REVEAL if the commits can make a majority, else VOID;
+            REVEAL without a winner becomes VOID; SETTLED becomes CLOSED.
+    @dev Reverts before the end of the last call, and if there is a winner that waits to be finalised.
+    @param job Number of the job.
+    @param round Number of the round.
+    @param attempt Number of the attempt.
+    """
+    key: bytes32 = self._key(job, round, attempt)
+    self._require_not_closed(key)
+    last_call_until: uint256 = self.rounds[key].last_call_until
+    assert last_call_until > 0, "replicated: no last call was granted"
+    assert block.timestamp >= last_call_until, "replicated: last call has not passed"
+    phase: uint256 = self.rounds[key].phase
+    if phase == SETTLED:
+        self._close(job, round, attempt)
+    elif phase == COMMIT and 2 * self.rounds[key].commits > self.rounds[key].slots:
+        self._open_reveals(job, round, attempt)
+    else:
+        assert self.rounds[key].grace_until == 0, "replicated: finalise first"
+        self._void(job, round, attempt)
+
+
+@external
+def end(job: uint256):
+    """
+    @notice End a job that waits for workers after its deadline.
+    @dev Reverts if a round is open, the deadline has not passed or the job has ended.
+    @param job Number of the job.
+    """
+    self._require_open(job)
+    assert self.jobs[job].state == WAITING, "replicated: a round is open"
+    assert block.timestamp >= self.jobs[job].terms.deadline, "replicated: deadline has not passed"
+    self._end(job, DEADLINE)
+
+
+@external
+def settle(job: uint256, worker: address):
+    """
+    @notice Settle up to 8 decided seats of a worker, oldest first.
+    @param job Number of the job.
+    @param worker Whose seats.
+    """
+    self._require_posted(job)
+    self._settle_seats(job, worker, SETTLE_MAX)
+
+
+# --- views ---
+
+@external
+@view
+def job(job: uint256) -> Job:
+    """
+    @notice A job as it stands.
+    @dev Reverts if there is none of that number.
+    """
+    self._require_posted(job)
+    return self.jobs[job]
+
+
+@external
+@view
+def round_of(job: uint256, round: uint256, attempt: uint256) -> Round:
+    """
+    @notice A round as it stands; all zero if it was never opened.
+    """
+    return self.rounds[self._key(job, round, attempt)]
+
+
+@external
+@view
+def votes_of(job: uint256, round: uint256, attempt: uint256, update_digest: bytes32) -> uint256:
+    """
+    @notice How many slots revealed a digest.
+    """
+    return self.votes[self._key(job, round, attempt)][update_digest]
+
+
+@external
+@view
+def seat(job: uint256, round: uint256, attempt: uint256, worker: address) -> Seat:
+    """
+    @notice A seat as it stands; all zero if the worker was not drawn.
+    """
+    return self.seats[self._key(job, round, attempt)][worker]
+
+
+@external
+@view
+def enrolment(job: uint256, worker: address) -> Enrolment:
+    """
+    @notice A worker's enrolment as it stands. Its locked deposit is (tail - head) stakes.
+    """
+    return self.enrolments[job][worker]
+
+
+@external
+@view
+def enrolled_at(job: uint256, index: uint256) -> address:
+    """
+    @notice The enrolled worker at one place, 0 .. enrolled_count - 1; zero past the end. Places change.
+    """
+    if index >= self.enrolled_count[job]:
+        return empty(address)
+    return self.enrolled[job][index]
+
+
+# --- internal functions: guards and names ---
+
+@internal
+@view
+def _require_posted(job: uint256):
+    assert self.jobs[job].state > 0, "replicated: no such job"
+
+
+@internal
+@view
+def _require_open(job: uint256):
+    self._require_posted(job)
+    assert self.jobs[job].state != ENDED, "replicated: job has ended"
+    assert not self.jobs[job].cancelled, "replicated: job is cancelled"
+
+
+@internal
+@view
+def _require_not_closed(key: bytes32):
+    phase: uint256 = self.rounds[key].phase
+    assert phase == COMMIT or phase == REVEAL or phase == SETTLED, "replicated: round is not open"
+
+
+@internal
+@pure
+def _key(job: uint256, round: uint256, attempt: uint256) -> bytes32:
+    return keccak256(abi_encode(job, round, attempt))
+
+
+# --- internal functions: the course of a round ---
+
+@internal
+def _open_round(job: uint256):
+    """
+    @notice Draw slots and open the next round, or wait if too few of the enrolled can cover a stake.
+    """
+    terms: terms_rules.Terms = self.jobs[job].terms
+    round: uint256 = self.jobs[job].settled + 1
+    attempt: uint256 = self.jobs[job].attempt
+    if round == 1 and attempt == 1:
+        self.jobs[job].entropy = block.prevhash
+    slots: uint256 = self._draw(job, terms.slots, terms.stake)
+    if slots < terms.workers_min:
+        self.jobs[job].state = WAITING
+        log events.JobWaiting(job=job, enrolled=self.enrolled_count[job])
+        return
+    self.jobs[job].state = RUNNING
+    self.jobs[job].escrow -= terms.reward * slots
+    self.books.escrowed -= terms.reward * slots
+    self.books.reserved += terms.reward * slots
+    base: bytes32 = self.jobs[job].base
+    deadline: uint256 = block.timestamp + terms.commit_window_s
+    key: bytes32 = self._key(job, round, attempt)
+    self.rounds[key].phase = COMMIT
+    self.rounds[key].slots = slots
+    self.rounds[key].base = base
+    self.rounds[key].deadline = deadline
+    workers: DynArray[address, terms_rules.SLOTS_MAX] = self._take_seats(job, round, attempt, slots, terms.stake)
+    log events.RoundOpened(
+        job=job,
+        round=round,
+        attempt=attempt,
+        base=base,
+        batch_seed=keccak256(abi_encode(self.jobs[job].seed, round, attempt)),
+        workers=workers,
+        commit_deadline=deadline,
+    )
+
+
+@internal
+def _draw(job: uint256, slots: uint256, stake: uint256) -> uint256:
+    """
+    @notice Bring up to `slots` workers that can cover a stake to the front of the array, chosen by the job's entropy:
+            the first steps of a Fisher-Yates shuffle. If no more are enrolled than there are slots, all are taken.
+    @return How many were drawn.
+    """
+    drawn: uint256 = 0
+    entropy: bytes32 = self.jobs[job].entropy
+    for step: uint256 in range(DRAWS_MAX):
+        count: uint256 = self.enrolled_count[job]
+        if drawn == min(slots, count):
+            break
+        place: uint256 = drawn
+        if count > slots:
+            place += convert(keccak256(abi_encode(entropy, job, step)), uint256) % (count - drawn)
+        worker: address = self.enrolled[job][place]
+        self._settle_seats(job, worker, SETTLE_BESIDE)
+        if self.enrolments[job][worker].free < stake:
+            log events.Evicted(job=job, worker=worker)
+            self._remove(job, worker)
+        else:
+            self._put(job, place, self.enrolled[job][drawn])
+            self._put(job, drawn, worker)
+            drawn += 1
+    return drawn
+
+
+@internal
+def _take_seats(
+    job: uint256, round: uint256, attempt: uint256, slots: uint256, stake: uint256
+) -> DynArray[address, terms_rules.SLOTS_MAX]:
+    """
+    @notice Seat the workers at the front of the array: lock a stake of each and queue their seats.
+    """
+    key: bytes32 = self._key(job, round, attempt)
+    workers: DynArray[address, terms_rules.SLOTS_MAX] = []
+    for place: uint256 in range(slots, bound=terms_rules.SLOTS_MAX):
+        worker: address = self.enrolled[job][place]
+        self.seats[key][worker].state = DRAWN
+        tail: uint256 = self.enrolments[job][worker].tail
+        self.queues[job][worker][tail] = round * 256 + attempt
+        self.enrolments[job][worker].tail = tail + 1
+        self.enrolments[job][worker].free -= stake
+        workers.append(worker)
+    self.books.free -= stake * slots
+    self.books.locked += stake * slots
+    return workers
+
+
+@internal
+def _open_reveals(job: uint256, round: uint256, attempt: uint256):
+    key: bytes32 = self._key(job, round, attempt)
+    deadline: uint256 = block.timestamp + self.jobs[job].terms.reveal_window_s
+    self.rounds[key].phase = REVEAL
+    self.rounds[key].deadline = deadline
+    self.rounds[key].last_call_until = 0
+    log events.RevealOpened(
+        job=job, round=round, attempt=attempt, commits=self.rounds[key].commits, reveal_deadline=deadline
+    )
+
+
+@internal
+def _mix_entropy(job: uint256, r: bytes32):
+    share: bytes32 = keccak256(concat(b"draw", r))
+    mixed: uint256 = convert(self.jobs[job].entropy, uint256) ^ convert(share, uint256)
+    self.jobs[job].entropy = convert(mixed, bytes32)
+
+
+@internal
+def _decide(job: uint256, round: uint256, attempt: uint256, winner: bytes32, votes: uint256):
+    key: bytes32 = self._key(job, round, attempt)
+    grace_until: uint256 = block.timestamp + self.jobs[job].terms.grace_s
+    self.rounds[key].winner = winner
+    self.rounds[key].grace_until = grace_until
+    log events.MajorityReached(
+        job=job, round=round, attempt=attempt, update_digest=winner, votes=votes, grace_until=grace_until
+    )
+    if self.jobs[job].terms.auto_finalise:
+        self._finalise(job, round, attempt, False)
+
+
+@internal
+def _finalise(job: uint256, round: uint256, attempt: uint256, stop: bool):
+    key: bytes32 = self._key(job, round, attempt)
+    winner: bytes32 = self.rounds[key].winner
+    self.rounds[key].phase = SETTLED
+    self.rounds[key].last_call_until = 0
+    self.jobs[job].base = winner
+    self.jobs[job].settled = round
+    self.jobs[job].attempt = 1
+    log events.RoundSettled(
+        job=job, round=round, attempt=attempt, update_digest=winner, votes=self.votes[key][winner]
+    )
+    self._close_if_all_revealed(job, round, attempt)
+    if stop:
+        self._end(job, STOPPED)
+    elif self.jobs[job].cancelled:
+        self._end(job, CANCELLED)
+    elif round == self.jobs[job].terms.rounds_max:
+        self._end(job, FINISHED)
+    elif block.timestamp >= self.jobs[job].terms.deadline:
+        self._end(job, DEADLINE)
+    else:
+        self._open_round(job)
+
+
+@internal
+def _close_if_all_revealed(job: uint256, round: uint256, attempt: uint256):
+    key: bytes32 = self._key(job, round, attempt)
+    if self.rounds[key].reveals == self.rounds[key].commits:
+        self._close(job, round, attempt)
+
+
+@internal
+def _close(job: uint256, round: uint256, attempt: uint256):
+    """
+    @notice Close a settled round. What its slots did not earn returns.
+    """
+    key: bytes32 = self._key(job, round, attempt)
+    self.rounds[key].phase = CLOSED
+    self._return_reserve(job, self.rounds[key].slots - self.votes[key][self.rounds[key].winner])
+    log events.RoundClosed(job=job, round=round, attempt=attempt)
+
+
+@internal
+def _void(job: uint256, round: uint256, attempt: uint256):
+    """
+    @notice Void an undecided round. Open it again, unless that was the last attempt or the job is to end.
+    """
+    key: bytes32 = self._key(job, round, attempt)
+    self.rounds[key].phase = VOID
+    self._return_reserve(job, self.rounds[key].slots)
+    log events.RoundVoided(
+        job=job, round=round, attempt=attempt, commits=self.rounds[key].commits, reveals=self.rounds[key].reveals
+    )
+    self.jobs[job].attempt = attempt + 1
+    self.jobs[job].entropy = keccak256(abi_encode(self.jobs[job].entropy, attempt))
+    if self.jobs[job].cancelled:
+        self._end(job, CANCELLED)
+    elif attempt == self.jobs[job].terms.attempts_max:
+        self._end(job, FAILED)
+    elif block.timestamp >= self.jobs[job].terms.deadline:
+        self._end(job, DEADLINE)
+    else:
+        self._open_round(job)
+
+
+@internal
+def _end(job: uint256, reason: uint256):
+    self.jobs[job].state = ENDED
+    escrow: uint256 = self.jobs[job].escrow
+    self.jobs[job].escrow = 0
+    self.books.escrowed -= escrow
+    self._credit(self.jobs[job].owner, escrow)
+    log events.JobEnded(job=job, reason=reason, rounds=self.jobs[job].settled, base=self.jobs[job].base)
+    extcall JobFinder(FINDER).delist_job(job)
+
+
+# --- internal functions: enrolled workers ---
+
+@internal
+def _put(job: uint256, place: uint256, worker: address):
+    self.enrolled[job][place] = worker
+    self.enrolments[job][worker].position = place + 1
+
+
+@internal
+def _leave(job: uint256, worker: address):
+    log events.Left(job=job, worker=worker, released=self.enrolments[job][worker].free)
+    self._remove(job, worker)
+
+
+@internal
+def _remove(job: uint256, worker: address):
+    """
+    @notice Take a worker out of the array, the last one into its place, and release the free deposit.
+    """
+    last: uint256 = self.enrolled_count[job] - 1
+    self._put(job, self.enrolments[job][worker].position - 1, self.enrolled[job][last])
+    self.enrolled[job][last] = empty(address)
+    self.enrolled_count[job] = last
+    released: uint256 = self.enrolments[job][worker].free
+    self.enrolments[job][worker].position = 0
+    self.enrolments[job][worker].free = 0
+    self.books.free -= released
+    self._credit(worker, released)
+
+
+# --- internal functions: money ---
+
+@internal
+@payable
+def _take_escrow(job: uint256, price: uint256):
+    assert msg.value == price, "replicated: value is not reward * slots * rounds"
+    self.jobs[job].escrow += price
+    self.books.escrowed += price
+
+
+@internal
+def _return_reserve(job: uint256, slots: uint256):
+    """
+    @notice Return the rewards of slots that earned none: to the escrow, or to the owner of a job that has ended.
+    """
+    amount: uint256 = self.jobs[job].terms.reward * slots
+    self.books.reserved -= amount
+    if self.jobs[job].state == ENDED:
+        self._credit(self.jobs[job].owner, amount)
+    else:
+        self.jobs[job].escrow += amount
+        self.books.escrowed += amount
+
+
+@internal
+def _credit(account: address, amount: uint256):
+    self.balance_of[account] += amount
+    self.books.owed += amount
+
+
+@internal
+def _settle_seats(job: uint256, worker: address, count: uint256):
+    """
+    @notice Settle up to `count` seats of a worker, oldest first, up to the first that is not decided yet.
+    """
+    head: uint256 = self.enrolments[job][worker].head
+    tail: uint256 = self.enrolments[job][worker].tail
+    burned: uint256 = 0
+    for step: uint256 in range(count, bound=SETTLE_MAX):
+        if head == tail:
+            break
+        packed: uint256 = self.queues[job][worker][head]
+        settled: bool = False
+        forfeited: uint256 = 0
+        settled, forfeited = self._settle_seat(job, packed // 256, packed % 256, worker)
+        if not settled:
+            break
+        burned += forfeited
+        head += 1
+    self.enrolments[job][worker].head = head
+    if burned > 0:
+        self.books.burned += burned
+        send(empty(address), burned)
+
+
+@internal
+def _settle_seat(job: uint256, round: uint256, attempt: uint256, worker: address) -> (bool, uint256):
+    """
+    @notice Settle one seat if it is decided: reward and stake to a winner, stake to whoever did what a void round asked,
+            else the stake is forfeited.
+    @return Whether it is decided, and wei to burn.
+    """
+    key: bytes32 = self._key(job, round, attempt)
+    phase: uint256 = self.rounds[key].phase
+    state: uint256 = self.seats[key][worker].state
+    keeps: bool = False
+    earned: uint256 = 0
+    if phase == VOID:
+        # a round without enough commits for a majority never asked for reveals
+        asked: uint256 = REVEALED if 2 * self.rounds[key].commits > self.rounds[key].slots else COMMITTED
+        keeps = state >= asked
+    elif phase == CLOSED or (phase == SETTLED and state == REVEALED):
+        keeps = state == REVEALED and self.seats[key][worker].update == self.rounds[key].winner
+        if keeps:
+            earned = self.jobs[job].terms.reward
+    else:
+        return False, 0
+    self.seats[key][worker].state = SEAT_SETTLED
+    stake: uint256 = self.jobs[job].terms.stake
+    forfeited: uint256 = 0 if keeps else stake
+    self.books.locked -= stake
+    self.books.reserved -= earned
+    if keeps and self.enrolments[job][worker].position > 0:
+        self.enrolments[job][worker].free += stake
+        self.books.free += stake
+        self._credit(worker, earned)
+    elif keeps:
+        self._credit(worker, earned + stake)
+    log events.SeatSettled(
+        job=job, round=round, worker=worker, attempt=attempt, earned=earned, forfeited=forfeited
+    )
+    return True, forfeited

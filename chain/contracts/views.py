@@ -1,0 +1,236 @@
+"""Queries of the genesis contracts' views: what to send to `eth_call`, and how to read the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from eth_abi.abi import decode as abi_decode
+
+from chain.contracts import FINDER, REPLICATED, compiled
+from chain.contracts.calls import encode, flat_types, selector_of
+from chain.contracts.events import Terms
+
+T = TypeVar("T")
+
+# phases of a round; 0 means that there is no such round
+COMMIT: Final = 1
+REVEAL: Final = 2
+AUDIT: Final = 3
+SETTLED: Final = 4
+VOID: Final = 5
+CLOSED: Final = 6
+PHASES: Final = {COMMIT: "COMMIT", REVEAL: "REVEAL", AUDIT: "AUDIT", SETTLED: "SETTLED", VOID: "VOID", CLOSED: "CLOSED"}
+
+# states of a job
+WAITING: Final = 1
+RUNNING: Final = 2
+ENDED: Final = 3
+
+# why a job ended
+FINISHED: Final = 1
+STOPPED: Final = 2
+CANCELLED: Final = 3
+DEADLINE: Final = 4
+FAILED: Final = 5
+END_REASONS: Final = {
+    FINISHED: "finished", STOPPED: "stopped", CANCELLED: "cancelled", DEADLINE: "deadline", FAILED: "failed",
+}  # fmt: skip
+
+# states of a seat; 0 means that the worker was not drawn
+DRAWN: Final = 1
+COMMITTED: Final = 2
+REVEALED: Final = 3
+SEAT_SETTLED: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as it stands."""
+
+    owner: bytes
+    state: int  # WAITING, RUNNING or ENDED
+    cancelled: bool
+    manifest: bytes
+    update_size: int
+    seed: bytes
+    base: bytes
+    entropy: bytes
+    escrow: int
+    settled: int  # rounds; the open or next one is settled + 1
+    attempt: int
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class RoundView:
+    """A round as it stands; phase 0 if it was never opened."""
+
+    phase: int
+    slots: int
+    commits: int
+    reveals: int
+    base: bytes
+    winner: bytes  # meaningful once grace_until is set
+    deadline: int
+    last_call_until: int  # 0 until expire, anew in each phase
+    grace_until: int  # 0 until there is a winner
+
+
+@dataclass(frozen=True, slots=True)
+class SeatView:
+    """A seat as it stands; state 0 if the worker was not drawn."""
+
+    state: int
+    ciphertext: bytes
+    r_hash: bytes
+    s_hash: bytes
+    update: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolmentView:
+    """A worker's enrolment in a job. The locked deposit is (tail - head) stakes."""
+
+    position: int  # 1 + place; 0 means not enrolled
+    free: int
+    head: int
+    tail: int
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Wei held, by purpose, and wei burned. The contract's balance is the sum of the first five."""
+
+    escrowed: int
+    reserved: int
+    free: int
+    locked: int
+    owed: int
+    burned: int
+
+    @property
+    def held(self) -> int:
+        return self.escrowed + self.reserved + self.free + self.locked + self.owed
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """An open job in the finder."""
+
+    kind: int
+    contract: bytes
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Generic[T]):
+    """A view to call and how to read what comes back."""
+
+    to: bytes
+    data: bytes
+    decode: Callable[[bytes], T]
+
+
+def job_view(job: int) -> Query[JobView]:
+    """The call reverts if there is no such job."""
+    return _query("job", _job, job)
+
+
+def round_view(job: int, round_: int, attempt: int) -> Query[RoundView]:
+    return _query("round_of", lambda value: RoundView(*value), job, round_, attempt)
+
+
+def votes_view(job: int, round_: int, attempt: int, update_digest: bytes) -> Query[int]:
+    """How many slots revealed a digest."""
+    return _query("votes_of", int, job, round_, attempt, update_digest)
+
+
+def seat_view(job: int, round_: int, attempt: int, worker: bytes) -> Query[SeatView]:
+    return _query("seat", lambda value: SeatView(*value), job, round_, attempt, worker)
+
+
+def enrolment_view(job: int, worker: bytes) -> Query[EnrolmentView]:
+    return _query("enrolment", lambda value: EnrolmentView(*value), job, worker)
+
+
+def enrolled_count_view(job: int) -> Query[int]:
+    return _query("enrolled_count", int, job)
+
+
+def enrolled_at_view(job: int, index: int) -> Query[bytes]:
+    """Zero past the end."""
+    return _query("enrolled_at", _as_bytes, job, index)
+
+
+def balance_view(account: bytes) -> Query[int]:
+    """Wei that an account may withdraw, over all jobs."""
+    return _query("balance_of", int, account)
+
+
+def jobs_count_view() -> Query[int]:
+    return _query("jobs_count", int)
+
+
+def books_view() -> Query[Books]:
+    return _query("books", lambda value: Books(*value))
+
+
+def open_count_view() -> Query[int]:
+    """How many jobs of any kind are open."""
+    return _query("open_count", int)
+
+
+def open_at_view(index: int) -> Query[Listing]:
+    """The call reverts past the end."""
+    return _query("open_at", _listing, index)
+
+
+def open_page_view(start: int, count: int) -> Query[tuple[Listing, ...]]:
+    """At most 50 open jobs."""
+    return _query("open_page", lambda rows: tuple(_listing(row) for row in rows), start, count)
+
+
+def _as_bytes(address: str) -> bytes:
+    return bytes.fromhex(address.removeprefix("0x"))
+
+
+def _job(value: tuple[Any, ...]) -> JobView:
+    fields = (_as_bytes(value[0]), *value[1:-1], Terms(*value[-1]))
+    return JobView(*fields)
+
+
+def _listing(value: tuple[Any, ...]) -> Listing:
+    kind, contract, job = value
+    return Listing(kind, _as_bytes(contract), job)
+
+
+def _output_type(entry: dict[str, Any]) -> str:
+    kind = str(entry["type"])
+    if not kind.startswith("tuple"):
+        return kind
+    return f"({','.join(_output_type(member) for member in entry['components'])}){kind.removeprefix('tuple')}"
+
+
+_VIEWS: Final = {
+    entry["name"]: (
+        address,
+        selector_of(entry["name"], entry["inputs"]),
+        flat_types(entry["inputs"]),
+        [_output_type(output) for output in entry["outputs"]],
+    )
+    for address, contract in ((REPLICATED, "replicated"), (FINDER, "finder"))
+    for entry in compiled()[contract]["abi"]
+    if entry["type"] == "function" and entry["stateMutability"] == "view"
+}
+
+
+def _query(name: str, read: Callable[[Any], T], *values: object) -> Query[T]:
+    address, selector, types, outputs = _VIEWS[name]
+
+    def decode(data: bytes) -> T:
+        (value,) = abi_decode(outputs, data)
+        return read(value)
+
+    return Query(address, encode(selector, types, values), decode)

@@ -1,0 +1,218 @@
+"""Transactions that wait: bounded, per sender in nonce order, across senders by what they pay. Pure.
+
+A sender's transactions queue by nonce from the account's finalised nonce on; only those without a gap before them are
+candidates. A full pool lets the worst-paying tail of another sender's queue go for a better-paying newcomer, never the
+front of a queue, which would strand what waits behind it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from chain.types import InvalidTransaction, Transaction
+
+REPLACE_PERCENT: Final = 10  # how much more fee a transaction must offer to take another's place
+
+
+@dataclass(frozen=True, slots=True)
+class MempoolLimits:
+    transactions_max: int = 4096
+    bytes_max: int = 16 << 20
+    per_sender_max: int = 256  # also how far a nonce may lie ahead of the account's
+    lifetime_s: float = 3600.0
+
+
+@dataclass(slots=True)
+class _Entry:
+    transaction: Transaction
+    added: float
+    order: int  # of arrival
+
+    def cost(self) -> int:
+        return _cost(self.transaction)
+
+
+@dataclass(slots=True)
+class _Queue:
+    nonce: int  # the account's, finalised
+    entries: dict[int, _Entry]  # by nonce
+
+
+class Mempool:
+    """
+    Attributes:
+        version: rises whenever what the pool holds changes.
+    """
+
+    def __init__(self, limits: MempoolLimits | None = None, base_fee_wei: int = 0) -> None:
+        self.limits = MempoolLimits() if limits is None else limits
+        self.version = 0
+        self._base_fee_wei = base_fee_wei
+        self._queues: dict[bytes, _Queue] = {}
+        self._by_hash: dict[bytes, Transaction] = {}
+        self._bytes = 0
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return len(self._by_hash)
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._by_hash
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of the raw sizes."""
+        return self._bytes
+
+    def get(self, digest: bytes) -> Transaction | None:
+        return self._by_hash.get(digest)
+
+    def hashes(self) -> tuple[bytes, ...]:
+        return tuple(self._by_hash)
+
+    def senders(self) -> tuple[bytes, ...]:
+        return tuple(self._queues)
+
+    def next_nonce(self, sender: bytes, account_nonce: int) -> int:
+        """The first nonce from `account_nonce` on that none of the sender's waiting transactions has."""
+        queue = self._queues.get(sender)
+        while queue is not None and account_nonce in queue.entries:
+            account_nonce += 1
+        return account_nonce
+
+    def add(self, transaction: Transaction, account_nonce: int, balance: int, now: float) -> None:
+        """Take a transaction in; one that is here already changes nothing.
+
+        Args:
+            account_nonce, balance: the sender's, in the finalised state.
+
+        Raises:
+            InvalidTransaction: stale or far nonce, too little balance or fee, or a limit; the pool is unchanged.
+        """
+        if transaction.hash in self._by_hash:
+            return
+        queue = self._queues.get(transaction.sender, _Queue(account_nonce, {}))
+        replaced = queue.entries.get(transaction.nonce)
+        self._check(transaction, queue, max(account_nonce, queue.nonce), balance, replaced)
+        freed = [] if replaced is None else [replaced.transaction]
+        freed += self._make_room(transaction, freed)
+        for victim in freed:
+            self._drop(victim)
+        self._arrivals += 1
+        self._by_hash[transaction.hash] = transaction
+        self._bytes += len(transaction.raw)
+        queue.entries[transaction.nonce] = _Entry(transaction, now, self._arrivals)
+        self._queues[transaction.sender] = queue
+        self.version += 1
+        self.set_nonce(transaction.sender, account_nonce)
+
+    def candidates(self) -> tuple[Transaction, ...]:
+        """Everything that is not behind a gap: best-paying first, each sender's in nonce order."""
+        heap: list[tuple[int, int, int, bytes]] = []
+
+        def offer(sender: bytes, nonce: int) -> None:
+            entry = self._queues[sender].entries.get(nonce)
+            if entry is not None:
+                heapq.heappush(heap, (-self._price(entry.transaction), entry.order, nonce, sender))
+
+        for sender, queue in self._queues.items():
+            offer(sender, queue.nonce)
+        found: list[Transaction] = []
+        while heap:
+            _, _, nonce, sender = heapq.heappop(heap)
+            found.append(self._queues[sender].entries[nonce].transaction)
+            offer(sender, nonce + 1)
+        return tuple(found)
+
+    def remove(self, digest: bytes) -> None:
+        """Let a transaction go, if it is here."""
+        if (transaction := self._by_hash.get(digest)) is not None:
+            self._drop(transaction)
+
+    def set_nonce(self, sender: bytes, nonce: int) -> None:
+        """The sender's finalised nonce is `nonce`: what is below it goes."""
+        queue = self._queues.get(sender)
+        if queue is None or nonce <= queue.nonce:
+            return
+        queue.nonce = nonce
+        for stale in [entry.transaction for at, entry in queue.entries.items() if at < nonce]:
+            self._drop(stale)
+
+    def expire(self, now: float) -> None:
+        """What has waited longer than the lifetime goes."""
+        oldest = now - self.limits.lifetime_s
+        for entry in [entry for entry in self._entries() if entry.added < oldest]:
+            self._drop(entry.transaction)
+
+    def _entries(self) -> Iterator[_Entry]:
+        for queue in self._queues.values():
+            yield from queue.entries.values()
+
+    def _price(self, transaction: Transaction) -> int:
+        """Wei per gas that its block's proposer would get."""
+        return min(transaction.tip, transaction.fee - self._base_fee_wei)
+
+    def _check(
+        self, transaction: Transaction, queue: _Queue, nonce: int, balance: int, replaced: _Entry | None
+    ) -> None:
+        if transaction.nonce < nonce:
+            raise InvalidTransaction(f"nonce {transaction.nonce} is used, the account's next is {nonce}")
+        if transaction.nonce >= nonce + self.limits.per_sender_max:
+            raise InvalidTransaction(f"nonce {transaction.nonce} is too far ahead of the account's {nonce}")
+        if transaction.fee < self._base_fee_wei:
+            raise InvalidTransaction(f"fee {transaction.fee} is below the base fee of {self._base_fee_wei} wei")
+        earlier = sum(entry.cost() for at, entry in queue.entries.items() if nonce <= at < transaction.nonce)
+        if earlier + _cost(transaction) > balance:
+            raise InvalidTransaction(
+                f"balance of {balance} wei is below the {earlier + _cost(transaction)} that this transaction and those "
+                "waiting before it may take"
+            )
+        if replaced is not None:
+            old = replaced.transaction
+            if transaction.fee * 100 < old.fee * (100 + REPLACE_PERCENT) or transaction.tip < old.tip:
+                raise InvalidTransaction(f"another transaction waits on this nonce; offer {REPLACE_PERCENT} % more fee")
+
+    def _make_room(self, newcomer: Transaction, freed: list[Transaction]) -> list[Transaction]:
+        """Whom to let go so that the newcomer fits in once `freed` are gone: tails that pay less than it does."""
+        count = len(self) + 1 - len(freed)
+        size = self._bytes + len(newcomer.raw) - sum(len(gone.raw) for gone in freed)
+        if count <= self.limits.transactions_max and size <= self.limits.bytes_max:
+            return []
+        victims: list[Transaction] = []
+        tails = [self._tail(sender, -1) for sender in self._queues if sender != newcomer.sender]
+        heap = [(self._price(entry.transaction), -entry.order, entry) for entry in tails if entry is not None]
+        heapq.heapify(heap)
+        while count > self.limits.transactions_max or size > self.limits.bytes_max:
+            if not heap or heap[0][0] >= self._price(newcomer):
+                raise InvalidTransaction("the pool is full of transactions that pay as much or more")
+            _, _, entry = heapq.heappop(heap)
+            victim = entry.transaction
+            victims.append(victim)
+            count -= 1
+            size -= len(victim.raw)
+            if (following := self._tail(victim.sender, victim.nonce)) is not None:
+                heapq.heappush(heap, (self._price(following.transaction), -following.order, following))
+        return victims
+
+    def _tail(self, sender: bytes, below: int) -> _Entry | None:
+        """The sender's entry of the highest nonce, below `below` unless that is -1."""
+        entries = self._queues[sender].entries
+        nonce = max((at for at in entries if below < 0 or at < below), default=None)
+        return None if nonce is None else entries[nonce]
+
+    def _drop(self, transaction: Transaction) -> None:
+        queue = self._queues[transaction.sender]
+        del queue.entries[transaction.nonce]
+        if not queue.entries:
+            del self._queues[transaction.sender]
+        del self._by_hash[transaction.hash]
+        self._bytes -= len(transaction.raw)
+        self.version += 1
+
+
+def _cost(transaction: Transaction) -> int:
+    """The most that it may take from its sender."""
+    return transaction.gas * transaction.fee + transaction.value

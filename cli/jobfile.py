@@ -1,0 +1,179 @@
+"""A job as a TOML file -> schema.JobSpec. Every mistake is one line that names the key and the file."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from cli.amounts import parse_amount
+from cli.errors import UserError
+from learner import manifest as m
+from learner.errors import InvalidManifest
+from node.api import schema
+
+_FILE_BYTES_MAX: Final = 1 << 20
+_DIGEST: Final = re.compile(r"0x[0-9a-fA-F]{64}")
+BUILT_IN: Final = {"digits": (64, 10)}  # features and classes
+
+# key -> (type, default); ... means that the key is required
+_JOB: Final[Mapping[str, tuple[type, Any]]] = {
+    "dataset": (str, ...),
+    "model": (str, "mlp"),
+    "sizes": (list, ...),
+    "batch_size": (int, ...),
+    "steps": (int, ...),
+    "learning_rate": (float, ...),
+    "momentum": (float, 0.0),
+    "goal_accuracy": (float, None),
+    "seed": (int, 0),
+}
+_TERMS: Final[Mapping[str, tuple[type, Any]]] = {
+    "reward": (str, ...),
+    "stake": (str, ...),
+    "slots": (int, ...),
+    "workers_min": (int, 3),
+    "rounds_max": (int, ...),
+    "attempts_max": (int, 3),
+    "commit_window_s": (int, 120),
+    "reveal_window_s": (int, 60),
+    "last_call_s": (int, 30),
+    "grace_s": (int, 60),
+    "deadline_s": (int, 7 * 86_400),
+    "auto_finalise": (bool, False),
+}
+_TYPE_NAMES: Final = {str: "a string", list: "a list", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def load_job(path: Path, now: float) -> schema.JobSpec:
+    """Read and check a job file.
+
+    Args:
+        path: the TOML file, with the tables [job] and [terms].
+        now: Unix time; the deadline counts from here.
+    Raises:
+        UserError: names the key, the file and what was expected.
+    """
+    try:
+        if path.stat().st_size > _FILE_BYTES_MAX:
+            raise UserError(f"{path} is larger than {_FILE_BYTES_MAX} bytes; is it a job file?")
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no job file at {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+    for name, table in tables.items():
+        if name not in ("job", "terms") or not isinstance(table, dict):
+            raise UserError(f"{path}: `{name}` is not known here; a job file has the tables [job] and [terms]")
+    return job_spec(tables.get("job", {}), tables.get("terms", {}), now, str(path))
+
+
+def job_spec(job: Mapping[str, Any], terms: Mapping[str, Any], now: float, source: str) -> schema.JobSpec:
+    """As `load_job`, from the two tables; `source` is named in errors."""
+    job = _table(job, _JOB, "job", source)
+    terms = _table(terms, _TERMS, "terms", source)
+    _check_model(job, source)
+    _check_terms(terms, source)
+    return schema.JobSpec(
+        dataset=job["dataset"],
+        model=schema.ModelSpec(sizes=job["sizes"]),
+        batch_size=job["batch_size"],
+        steps=job["steps"],
+        learning_rate=job["learning_rate"],
+        momentum=job["momentum"],
+        seed=job["seed"],
+        goal_accuracy=job["goal_accuracy"],
+        terms=schema.Terms(
+            reward_wei=str(parse_amount(terms["reward"], f"`reward` in [terms] of {source}")),
+            stake_wei=str(parse_amount(terms["stake"], f"`stake` in [terms] of {source}")),
+            deadline=int(now) + terms["deadline_s"],
+            **{key: terms[key] for key in _TERMS if key not in ("reward", "stake", "deadline_s")},
+        ),
+    )
+
+
+def escrow_wei(terms: schema.Terms) -> int:
+    """What posting a job costs at most: the reward of every slot of every round."""
+    return int(terms.reward_wei) * terms.slots * terms.rounds_max
+
+
+def _table(given: Mapping[str, Any], known: Mapping[str, tuple[type, Any]], name: str, source: str) -> dict[str, Any]:
+    values = {}
+    for key, value in given.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f" (did you mean `{close[0]}`?)" if close else f" (known: {', '.join(known)})"
+            raise UserError(f"unknown key `{key}` in [{name}] of {source}{hint}")
+        kind = known[key][0]
+        if kind is float and type(value) is int:
+            value = float(value)
+        # amounts are strings with a unit; parse_amount says so better than a type error can
+        if type(value) is not kind and key not in ("reward", "stake"):
+            raise UserError(f"`{key}` in [{name}] of {source}: expected {_TYPE_NAMES[kind]}, got {value!r}")
+        values[key] = value
+    for key, (_, default) in known.items():
+        if key not in values:
+            if default is ...:
+                raise UserError(f"missing key `{key}` in [{name}] of {source}")
+            values[key] = default
+    return values
+
+
+def _check_model(job: Mapping[str, Any], source: str) -> None:
+    """The learner's own rules, asked with a stand-in for what only the node knows: the dataset's digest and size."""
+    dataset, sizes = job["dataset"], job["sizes"]
+    if job["model"] != "mlp":
+        raise UserError(f"`model` in [job] of {source}: unknown model {job['model']!r} (known: mlp)")
+    if dataset not in BUILT_IN and not _DIGEST.fullmatch(dataset):
+        names = ", ".join(BUILT_IN)
+        raise UserError(f"`dataset` in [job] of {source}: {dataset!r} is neither built in ({names}) nor a 0x digest")
+    _require(all(type(size) is int for size in sizes), "job", "sizes", "expected a list of whole numbers", source)
+    _require(0 <= job["seed"] < 1 << 63, "job", "seed", "expected 0 to 2**63 - 1", source)
+    try:
+        goal = None if job["goal_accuracy"] is None else m.Goal(job["goal_accuracy"])
+        m.validated(
+            m.Manifest(
+                model=m.Mlp(tuple(sizes)),
+                dataset=bytes(32),
+                dataset_size=1,
+                batch_size=job["batch_size"],
+                steps=job["steps"],
+                learning_rate=job["learning_rate"],
+                momentum=job["momentum"],
+                init_seed=bytes(32),
+                goal=goal,
+            )
+        )
+    except InvalidManifest as error:
+        key = error.field.replace("model.", "").replace("goal.at_least", "goal_accuracy") or "job"
+        raise UserError(f"`{key}` in [job] of {source}: {error.reason}") from None
+    if dataset in BUILT_IN and (sizes[0], sizes[-1]) != BUILT_IN[dataset]:
+        features, classes = BUILT_IN[dataset]
+        text = f"{dataset} needs {features} inputs and {classes} outputs, got {sizes}"
+        raise UserError(f"`sizes` in [job] of {source}: {text}")
+
+
+def _check_terms(terms: Mapping[str, Any], source: str) -> None:
+    checks: list[tuple[str, Callable[[int], bool], str]] = [
+        ("slots", lambda v: 1 <= v <= schema.SLOTS_MAX and v % 2 == 1, f"expected an odd number to {schema.SLOTS_MAX}"),
+        ("workers_min", lambda v: 1 <= v <= terms["slots"], f"expected 1 to `slots` = {terms['slots']}"),
+        ("rounds_max", lambda v: v >= 1, "expected at least 1"),
+        ("attempts_max", lambda v: 1 <= v <= schema.ATTEMPTS_MAX, f"expected 1 to {schema.ATTEMPTS_MAX}"),
+        ("commit_window_s", lambda v: v >= 1, "expected at least 1"),
+        ("reveal_window_s", lambda v: v >= 1, "expected at least 1"),
+        ("last_call_s", lambda v: v >= 1, "expected at least 1"),
+        ("grace_s", lambda v: v >= 0, "expected at least 0"),
+        ("deadline_s", lambda v: v >= 1, "expected at least 1"),
+    ]
+    for key, holds, expected in checks:
+        _require(holds(terms[key]) and terms[key] < 1 << 32, "terms", key, f"{expected}, got {terms[key]}", source)
+
+
+def _require(holds: bool, table: str, key: str, text: str, source: str) -> None:
+    if not holds:
+        raise UserError(f"`{key}` in [{table}] of {source}: {text}")

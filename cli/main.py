@@ -1,0 +1,99 @@
+"""The `flnode` command. Every command is in the file of its noun; this one only puts them together."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+from click.shell_completion import get_completion_class
+
+from cli.account import account
+from cli.demo import demo
+from cli.errors import NODE_ERROR, USER_ERROR, CommandError
+from cli.init import init
+from cli.job import job
+from cli.start import start, stop
+from cli.status import peers, status
+from node.config import ConfigError
+
+INTERRUPTED = 130  # as shells report SIGINT
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="flnode", prog_name="flnode")
+def cli() -> None:
+    """Train a model together with machines that you do not trust; only work that was really done is paid.
+
+    \b
+    flnode demo                                    a whole network on this machine, by itself
+    flnode init DIR --network FILE --role worker   make a node
+    flnode start --config DIR                      run it
+    flnode status --config DIR                     see how it is
+    """
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    \b
+    eval "$(flnode completion bash)"               for this session
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None  # click brings all three
+    click.echo(kind(cli, {}, "flnode", "_FLNODE_COMPLETE").source())
+
+
+for command in (init, start, stop, status, peers, job, account, demo):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The entry point: errors become one line on stderr and an exit code, 2 for the user's and 1 for the node's."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; its exit code."""
+    try:
+        result = cli.main(arguments, prog_name="flnode", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return USER_ERROR
+    except click.ClickException as error:
+        return _fail(_one_line(error), error.exit_code)
+    except CommandError as error:
+        return _fail(str(error), error.exit_code)
+    except ConfigError as error:
+        return _fail(str(error), USER_ERROR)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read us has gone, as `| head` does. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("FLNODE_DEBUG"):
+            traceback.print_exc()
+        text = f"a bug in flnode: {type(error).__name__}: {error}; set FLNODE_DEBUG=1 to see where"
+        return _fail(text, NODE_ERROR)
+
+
+def _one_line(error: click.ClickException) -> str:
+    message = " ".join(error.format_message().split())
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        message = f"{message.rstrip('.')} (see `{error.ctx.command_path} --help`)"
+    return message
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(click.style("flnode: ", fg="red", bold=True) + message, err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Canonical datasets: labelled samples with a fixed split, as bytes that have one digest.
+
+Layout, little-endian, nothing between or after the parts (docs/EXACT.md, "Datasets"):
+
+    magic "fldata01" (8)   element u8 (1 = uint8, 2 = float32)   scale i8   classes u16
+    train u32   test u32   rank u8   rank dimensions u32
+    (train + test) labels u16   (train + test) * product(dimensions) elements
+
+The first `train` samples are for training, the rest for testing. A feature is worth element * 2**scale: an exact
+power of two, so that scaling never rounds. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import array
+import hashlib
+import math
+import struct
+import sys
+from dataclasses import dataclass
+from importlib import resources
+from typing import Final, Literal
+
+from learner.errors import InvalidDataset
+from learner.manifest import DATASET_BYTES_MAX, Manifest
+
+Element = Literal["uint8", "float32"]
+
+RANK_MAX: Final = 4
+SCALE_MIN: Final = -30
+SCALE_MAX: Final = 30
+CLASSES_MAX: Final = 65_535
+
+_MAGIC: Final = b"fldata01"
+_HEADER: Final = struct.Struct("<8sBbHIIB")
+_CODES: Final[dict[Element, int]] = {"uint8": 1, "float32": 2}
+_ELEMENTS: Final[dict[int, Element]] = {code: element for element, code in _CODES.items()}
+_BYTES: Final[dict[Element, int]] = {"uint8": 1, "float32": 4}
+
+DIGITS_DIGEST: Final = bytes.fromhex("26aabef1b9ae7d42ef364c61fcd1062b8b162570cc304a45a770bd21425d766d")
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset by its parts; see the module's layout.
+
+    Attributes:
+        shape: dimensions of one sample.
+        labels: train + test raw u16.
+        features: train + test samples of raw elements, row-major.
+    """
+
+    element: Element
+    scale: int
+    classes: int
+    train: int
+    test: int
+    shape: tuple[int, ...]
+    labels: memoryview
+    features: memoryview
+
+    @property
+    def sample_features(self) -> int:
+        """Numbers in one sample."""
+        return math.prod(self.shape)
+
+    def encode(self) -> bytes:
+        """The canonical bytes.
+
+        Raises:
+            InvalidDataset: the parts do not fit together.
+        """
+        _check_header(self.element, self.scale, self.classes, self.train, self.test, self.shape)
+        header = _HEADER.pack(
+            _MAGIC, _CODES[self.element], self.scale, self.classes, self.train, self.test, len(self.shape)
+        )
+        dimensions = struct.pack(f"<{len(self.shape)}I", *self.shape)
+        data = b"".join((header, dimensions, self.labels, self.features))
+        decode(data)
+        return data
+
+    def check_fits(self, manifest: Manifest) -> None:
+        """Can this manifest be trained on this dataset?
+
+        Raises:
+            InvalidDataset: says what differs.
+        """
+        if self.sample_features != manifest.model.features:
+            raise InvalidDataset(f"dataset: {self.sample_features} features, the model takes {manifest.model.features}")
+        if self.classes != manifest.model.classes:
+            raise InvalidDataset(f"dataset: {self.classes} classes, the model has {manifest.model.classes}")
+        if self.train < manifest.batch_size:
+            raise InvalidDataset(f"dataset: {self.train} training samples are less than one batch")
+
+
+def decode(data: bytes) -> Dataset:
+    """Parse a dataset; its parts are views of `data`. Float values are checked when they become tensors.
+
+    Raises:
+        InvalidDataset: malformed, truncated, too long, a label out of range.
+    """
+    if len(data) > DATASET_BYTES_MAX:
+        raise InvalidDataset(f"dataset: {len(data)} bytes, at most {DATASET_BYTES_MAX}")
+    if len(data) < _HEADER.size:
+        raise InvalidDataset("dataset: ends inside the header")
+    magic, code, scale, classes, train, test, rank = _HEADER.unpack_from(data)
+    if magic != _MAGIC:
+        raise InvalidDataset("dataset: not a dataset: wrong magic")
+    if code not in _ELEMENTS:
+        raise InvalidDataset(f"dataset: unknown element {code}")
+    if rank > RANK_MAX or len(data) < _HEADER.size + 4 * rank:
+        raise InvalidDataset(f"dataset: rank {rank}, at most {RANK_MAX} and within the data")
+    shape = struct.unpack_from(f"<{rank}I", data, _HEADER.size)
+    element = _ELEMENTS[code]
+    _check_header(element, scale, classes, train, test, shape)
+    labels_at = _HEADER.size + 4 * rank
+    features_at = labels_at + 2 * (train + test)
+    end = features_at + (train + test) * math.prod(shape) * _BYTES[element]
+    if len(data) != end:
+        raise InvalidDataset(f"dataset: {len(data)} bytes, the header says {end}")
+    view = memoryview(data)
+    labels = view[labels_at:features_at]
+    if largest_label(labels) >= classes:
+        raise InvalidDataset(f"dataset: label {largest_label(labels)}, classes are 0 to {classes - 1}")
+    return Dataset(element, scale, classes, train, test, shape, labels, view[features_at:])
+
+
+def largest_label(labels: memoryview) -> int:
+    """The greatest of raw u16 labels."""
+    values = array.array("H", bytes(labels))
+    if sys.byteorder != "little":
+        values.byteswap()
+    return max(values)
+
+
+def _check_header(element: Element, scale: int, classes: int, train: int, test: int, shape: tuple[int, ...]) -> None:
+    if not SCALE_MIN <= scale <= SCALE_MAX or (element == "float32" and scale):
+        raise InvalidDataset(f"dataset: scale {scale}: within {SCALE_MIN} to {SCALE_MAX}, and 0 for float32")
+    if not 2 <= classes <= CLASSES_MAX:
+        raise InvalidDataset(f"dataset: {classes} classes, at least 2 and at most {CLASSES_MAX}")
+    if train < 1 or test < 1:
+        raise InvalidDataset("dataset: needs a training sample and a test sample")
+    if not 1 <= len(shape) <= RANK_MAX or 0 in shape:
+        raise InvalidDataset(f"dataset: sample shape {shape}: 1 to {RANK_MAX} dimensions, none empty")
+
+
+def digits() -> bytes:
+    """The built-in dataset: 1,797 handwritten digits of 8x8 pixels (see data_files/README.md), canonical bytes."""
+    data = resources.files("learner").joinpath("data_files/digits.fldata").read_bytes()
+    if hashlib.sha256(data).digest() != DIGITS_DIGEST:
+        raise InvalidDataset("dataset: the built-in digits are damaged: reinstall flnode")
+    return data

@@ -1,0 +1,82 @@
+"""What the API needs from the node it serves; `node.app` implements it.
+
+`fl_*` methods are coroutines that return schema structs. They raise `BackendError` for whatever the caller did wrong
+or must know; any other exception is our bug and reaches the caller as "internal error".
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from chain.reads import ChainReads
+from node.api import schema
+
+
+class BackendError(Exception):
+    """A request that cannot be served; the message is for the person who asked, on one line."""
+
+
+class NotFound(BackendError):
+    """The job (or other thing) asked for is not known at the finalised head."""
+
+
+class Backend(Protocol):
+    """The node as its API sees it. All reads are of the finalised head."""
+
+    @property
+    def chain(self) -> ChainReads:
+        """For eth_* reads; the API only reads, and never across a checkpoint of trio."""
+        ...
+
+    def pending_nonce(self, address: bytes) -> int:
+        """The nonce that the account's next transaction needs: the finalised one, plus those that wait here."""
+        ...
+
+    async def submit_transaction(self, raw: bytes) -> bytes:
+        """Admit a foreign signed transaction to the mempool and forward it; its hash.
+
+        Raises:
+            chain.types.InvalidTransaction: the reason is shown to the sender.
+        """
+        ...
+
+    async def status(self) -> schema.Status: ...
+
+    async def peers(self) -> list[schema.Peer]: ...
+
+    async def jobs(self) -> list[schema.JobSummary]:
+        """Newest first."""
+        ...
+
+    async def job(self, job: int) -> schema.JobDetail:
+        """Raises NotFound."""
+        ...
+
+    async def job_events(self, job: int, after: int, wait_s: float) -> schema.JobEvents:
+        """Events with sequence > after; if there are none, waits up to wait_s for one. Raises NotFound."""
+        ...
+
+    async def account(self) -> schema.Account: ...
+
+    # The methods below sign with the node's key or change it: the API admits them only over the Unix socket or with
+    # the token. Those with wait_s return when the transaction is final or wait_s has passed, whichever comes first.
+
+    async def submit_job(self, spec: schema.JobSpec, wait_s: float) -> schema.Submitted:
+        """Build the manifest, put its blobs, post the job with its whole escrow."""
+        ...
+
+    async def cancel_job(self, job: int, wait_s: float) -> schema.Submitted: ...
+
+    async def top_up_job(self, job: int, rounds: int, wait_s: float) -> schema.Submitted: ...
+
+    async def withdraw(self, wait_s: float) -> schema.Submitted:
+        """Fetch what the contract owes this account, of all jobs."""
+        ...
+
+    async def send(self, to: bytes, value: int, wait_s: float) -> schema.Submitted:
+        """Pay `value` wei to a 20-byte address."""
+        ...
+
+    async def stop(self) -> schema.Stopping:
+        """Begin to stop and return at once; the API stays open for another 0.2 s, so that the answer gets out."""
+        ...

@@ -1,0 +1,97 @@
+"""The `fl_*` methods: what Ethereum's JSON-RPC has no word for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from node.api import schema
+from node.api.backend import Backend, BackendError, NotFound
+from node.api.jsonrpc import INVALID_PARAMS, NOT_FOUND, SERVER_ERROR, Method, NoParams, RpcError
+
+JobId = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+WaitS = Annotated[float, Meta(ge=0, le=schema.WAIT_S_MAX)]
+Wei = Annotated[str, Meta(pattern=r"^[0-9]{1,78}$")]
+
+
+class _Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the parameters: an unknown name is refused."""
+
+
+class _Job(_Params, frozen=True):
+    id: JobId
+
+
+class _JobEvents(_Params, frozen=True):
+    id: JobId
+    after: Annotated[int, Meta(ge=0)] = 0
+    wait_s: WaitS = 0.0
+
+
+class _SubmitJob(_Params, frozen=True):
+    spec: schema.JobSpec
+    wait_s: WaitS = 0.0
+
+
+class _CancelJob(_Params, frozen=True):
+    id: JobId
+    wait_s: WaitS = 0.0
+
+
+class _TopUpJob(_Params, frozen=True):
+    id: JobId
+    rounds: Annotated[int, Meta(ge=1)]
+    wait_s: WaitS = 0.0
+
+
+class _Wait(_Params, frozen=True):
+    wait_s: WaitS = 0.0
+
+
+class _Send(_Params, frozen=True):
+    to: str
+    value_wei: Wei
+    wait_s: WaitS = 0.0
+
+
+def fl_methods(backend: Backend) -> dict[str, Method]:
+    """The table of fl_* methods over `backend`."""
+
+    def method(params: type[msgspec.Struct], call: Callable[[Any], Awaitable[object]], admin: bool = False) -> Method:
+        async def handler(given: Any) -> object:
+            try:
+                return await call(given)
+            except NotFound as error:
+                raise RpcError(NOT_FOUND, str(error)) from None
+            except BackendError as error:
+                raise RpcError(SERVER_ERROR, str(error)) from None
+
+        return Method(params, handler, admin)
+
+    return {
+        "fl_status": method(NoParams, lambda p: backend.status()),
+        "fl_peers": method(NoParams, lambda p: backend.peers()),
+        "fl_jobs": method(NoParams, lambda p: backend.jobs()),
+        "fl_job": method(_Job, lambda p: backend.job(p.id)),
+        "fl_jobEvents": method(_JobEvents, lambda p: backend.job_events(p.id, p.after, p.wait_s)),
+        "fl_account": method(NoParams, lambda p: backend.account()),
+        "fl_submitJob": method(_SubmitJob, lambda p: backend.submit_job(p.spec, p.wait_s), admin=True),
+        "fl_cancelJob": method(_CancelJob, lambda p: backend.cancel_job(p.id, p.wait_s), admin=True),
+        "fl_topUpJob": method(_TopUpJob, lambda p: backend.top_up_job(p.id, p.rounds, p.wait_s), admin=True),
+        "fl_withdraw": method(_Wait, lambda p: backend.withdraw(p.wait_s), admin=True),
+        "fl_send": method(_Send, lambda p: backend.send(_address(p.to), int(p.value_wei), p.wait_s), admin=True),
+        "fl_stop": method(NoParams, lambda p: backend.stop(), admin=True),
+    }
+
+
+def _address(text: str) -> bytes:
+    try:
+        address = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        address = b""
+    if len(address) != 20:
+        raise RpcError(INVALID_PARAMS, f"{text!r} is not an address: expected 0x and 40 hex digits")
+    return address

@@ -1,0 +1,449 @@
+"""The node as its API sees it (node.api.backend.Backend): frozen facts in, schema structs out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import trio
+
+from chain.chain import Chain
+from chain.contracts import bindings as b
+from learner import manifest as manifests
+from learner.data import digits
+from learner.errors import InvalidManifest
+from learner.manifest import Manifest
+from node.account import Account, QueueFull, Receipt, TransactionFailed
+from node.api import schema
+from node.api.backend import BackendError, NotFound
+from node.blobs import BlobError, BlobStore
+from node.config import Config
+from node.feed import Feed
+from node.jobs import COMMIT, REVEAL, SETTLED, JobView, RoundView
+from node.ledger import Ledger
+from node.link import Link
+from node.p2p.host import Network
+from node.performer import Activity, Performer
+from node.version import VERSION
+
+T = TypeVar("T")
+
+GAS_SEND: Final = 21_000
+BUILT_IN_DATASETS: Final = {"digits": digits}
+PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass
+class NodeBackend:
+    """Implements Backend; see there for what each method promises."""
+
+    config: Config
+    chain: Chain
+    ledger: Ledger
+    link: Link
+    feed: Feed
+    network: Network
+    account_queue: Account
+    blobs: BlobStore
+    performer: Performer
+    scores: dict[bytes, tuple[int, int]]
+    request_stop: Callable[[], None]
+    clock: Callable[[], float]
+    started_at: float
+    _waiting: tuple[str, float] | None = None
+
+    # ---- reads ------------------------------------------------------------------------------------------------------
+    async def submit_transaction(self, raw: bytes) -> bytes:
+        return self.ledger.submit(raw, trio.current_time())
+
+    async def status(self) -> schema.Status:
+        chain, ledger = self.chain, self.ledger
+        final = chain.finalised
+        machine = None if ledger.validator is None else ledger.validator.machine
+        head = final if machine is None or not chain.has(machine.tip.digest) else chain.head(machine.tip.digest)
+        address = self.account_queue.address
+        jobs = self.feed.jobs.by_id.values()
+        waiting = self._waits_for()
+        return schema.Status(
+            version=VERSION,
+            network=chain.network.name,
+            chain_id=chain.network.chain_id,
+            genesis=_hex(chain.genesis_digest),
+            address=_hex(address),
+            peer_id=self.network.peer_id,
+            addresses=list(self.network.addresses),
+            roles=list(self.config.node.roles),
+            uptime_s=round(self.clock() - self.started_at, 3),
+            head=schema.HeadInfo(head.number, _hex(head.digest), head.timestamp),
+            finalised_head=schema.HeadInfo(final.number, _hex(final.digest), final.timestamp),
+            epoch=final.epoch,
+            view=final.view if machine is None else machine.view,
+            validators=len(chain.network.validator_addresses),
+            peers=self.link.members,
+            validators_connected=self.link.validators_connected + (machine is not None),
+            pending_transactions=len(ledger.mempool),
+            jobs=schema.JobsInfo(
+                open=sum(job.ended is None for job in jobs),
+                ended=sum(job.ended is not None for job in jobs),
+                owned=sum(job.owner == address for job in jobs),
+                enrolled=sum(address in job.records and job.records[address].enrolled for job in jobs),
+            ),
+            balance_wei=str(chain.balance(address)),
+            learner=_learner(self.performer.activity),
+            memory=schema.MemoryInfo(_rss(os.getpid()), _rss(self._learner_pid())),
+            waiting_for=None if waiting is None else waiting[0],
+            waiting_since_s=None if waiting is None else round(self.clock() - waiting[1], 1),
+            refused=dict(ledger.refused),
+        )
+
+    async def peers(self) -> list[schema.Peer]:
+        addresses = self.chain.network.validator_addresses
+        found = []
+        for info in self.network.peers():
+            index = self.link.index_of(info.peer)
+            found.append(
+                schema.Peer(
+                    peer_id=info.peer,
+                    address=info.address,
+                    direction="in" if info.direction == "inbound" else "out",
+                    connected_s=round(info.connected_since_s, 3),
+                    bytes_in=info.bytes_in,
+                    bytes_out=info.bytes_out,
+                    refused=info.refused,
+                    account=None if index is None else _hex(addresses[index]),
+                )
+            )
+        return found
+
+    async def jobs(self) -> list[schema.JobSummary]:
+        return [self._summary(job) for _, job in sorted(self.feed.jobs.by_id.items(), reverse=True)]
+
+    async def job(self, job: int) -> schema.JobDetail:
+        return self._detail(self._find(job))
+
+    async def job_events(self, job: int, after: int, wait_s: float) -> schema.JobEvents:
+        self._find(job)
+        events = self.feed.events(job, after)
+        with trio.move_on_after(wait_s):
+            while not events:
+                await self.feed.changed()
+                events = self.feed.events(job, after)
+        return schema.JobEvents(events, after + len(events))
+
+    async def account(self) -> schema.Account:
+        address = self.account_queue.address
+        deposits = []
+        for job in self.feed.jobs.by_id.values():
+            if address in job.records:
+                free, locked = self._deposit(job, address)
+                deposits.append(schema.Deposit(job.job, job.records[address].enrolled, str(free), str(locked)))
+        owed = self._view(b.balance_view(address))
+        return schema.Account(
+            address=_hex(address),
+            nonce=self.chain.nonce(address),
+            balance_wei=str(self.chain.balance(address)),
+            withdrawable_wei=str(owed),
+            deposits=deposits,
+            pending_transactions=self.account_queue.pending,
+        )
+
+    # ---- changes ----------------------------------------------------------------------------------------------------
+    async def submit_job(self, spec: schema.JobSpec, wait_s: float) -> schema.Submitted:
+        learner = self.performer.learner
+        if learner is None:
+            raise BackendError("this node has no learner; post the job at a learning server")
+        manifest = await self._manifest(spec)
+        terms = _terms(spec.terms)
+        if (balance := self.chain.balance(self.account_queue.address)) < terms.escrow:
+            raise BackendError(
+                f"the escrow is {terms.escrow} wei (reward x slots x rounds); the account has {balance} wei"
+            )
+        base = self.blobs.put(await learner.init(manifest), public=True)
+        digest = self.blobs.put(manifest.encode(), public=True)
+        seed = hashlib.sha256(b"flnode/batches/1" + manifest.init_seed).digest()
+        call = b.post(digest, base, manifest.update_size(), seed, terms)
+        return await self._send(f"post {digest.hex()} {time.time_ns()}", call, wait_s)
+
+    async def cancel_job(self, job: int, wait_s: float) -> schema.Submitted:
+        if self._find(job).owner != self.account_queue.address:
+            raise BackendError(f"job {job} belongs to another account; only its owner may cancel it")
+        return await self._send(f"cancel {job}", b.cancel(job), wait_s)
+
+    async def top_up_job(self, job: int, rounds: int, wait_s: float) -> schema.Submitted:
+        call = b.top_up(job, rounds, self._find(job).posted.terms)
+        return await self._send(f"top up {job} {time.time_ns()}", call, wait_s)
+
+    async def withdraw(self, wait_s: float) -> schema.Submitted:
+        address = self.account_queue.address
+        mine = [job for job in self.feed.jobs.by_id.values() if address in job.records or job.owner == address]
+        if not mine:
+            raise BackendError("this account has taken part in no job, so the contract owes it nothing")
+        result: schema.Submitted | None = None
+        for job in sorted(mine, key=lambda each: each.ended is None):
+            if result is None or address in job.records:
+                result = await self._send(f"withdraw {job.job} {time.time_ns()}", b.withdraw(job.job), wait_s)
+        assert result is not None
+        return result
+
+    async def send(self, to: bytes, value: int, wait_s: float) -> schema.Submitted:
+        return await self._send(f"send {time.time_ns()}", b.Call(to, value, b"", GAS_SEND), wait_s)
+
+    async def stop(self) -> schema.Stopping:
+        self.request_stop()
+        return schema.Stopping(os.getpid())
+
+    async def _send(self, tag: str, call: b.Call, wait_s: float) -> schema.Submitted:
+        """Queue a transaction and wait for it up to wait_s; it goes on by itself after that."""
+        receipt: Receipt | None = None
+        try:
+            with trio.move_on_after(wait_s):
+                receipt = await self.account_queue.submit(tag, call)
+        except (TransactionFailed, QueueFull) as error:
+            raise BackendError(f"the transaction failed: {error}") from None
+        if receipt is None:
+            return schema.Submitted(_hex(self.account_queue.hash_of(tag) or b""), final=False)
+        return schema.Submitted(_hex(receipt.transaction), final=True, job=self._posted_by(receipt.transaction))
+
+    def _posted_by(self, transaction: bytes) -> int | None:
+        receipt = self.chain.receipt(transaction)
+        events = [] if receipt is None else [b.decode(log) for log in receipt.logs]
+        return next((event.job for event in events if isinstance(event, b.JobPosted)), None)
+
+    async def _manifest(self, spec: schema.JobSpec) -> Manifest:
+        try:
+            if spec.dataset in BUILT_IN_DATASETS:
+                dataset = self.blobs.put(BUILT_IN_DATASETS[spec.dataset](), public=True)
+            else:
+                dataset = bytes.fromhex(spec.dataset.removeprefix("0x"))
+            size = self.blobs.size(dataset)
+        except (ValueError, BlobError) as error:
+            raise BackendError(f"dataset {spec.dataset!r}: {error}") from None
+        seed = hashlib.sha256(b"flnode/job/1" + spec.seed.to_bytes(8, "big", signed=True)).digest()
+        try:
+            return manifests.validated(
+                Manifest(
+                    model=manifests.Mlp(tuple(spec.model.sizes)),
+                    dataset=dataset,
+                    dataset_size=size,
+                    batch_size=spec.batch_size,
+                    steps=spec.steps,
+                    learning_rate=spec.learning_rate,
+                    momentum=spec.momentum,
+                    init_seed=seed,
+                    goal=None if spec.goal_accuracy is None else manifests.Goal(spec.goal_accuracy),
+                )
+            )
+        except InvalidManifest as error:
+            raise BackendError(str(error)) from None
+
+    # ---- jobs -------------------------------------------------------------------------------------------------------
+    def _find(self, job: int) -> JobView:
+        found = self.feed.jobs.by_id.get(job)
+        if found is None:
+            raise NotFound(f"there is no job {job}; `flnode job list` shows those that are known")
+        return found
+
+    def _accuracy(self, update: bytes) -> float | None:
+        score = self.scores.get(update)
+        return None if score is None else score[0] / score[1]
+
+    def _summary(self, job: JobView) -> schema.JobSummary:
+        phase, number, attempt = _place(job)
+        scored = [a for s in job.history if (a := self._accuracy(s.update)) is not None]
+        return schema.JobSummary(
+            id=job.job, kind="replicated", owner=_hex(job.owner), state=job.state, phase=phase, round=number,
+            attempt=attempt, rounds_settled=len(job.history), rounds_max=job.rounds_max, enrolled=job.enrolled(),
+            accuracy=scored[-1] if scored else None, reward_wei=str(job.posted.terms.reward),
+            deadline=job.posted.terms.deadline, end_reason=job.ended,
+        )  # fmt: skip
+
+    def _detail(self, job: JobView) -> schema.JobDetail:
+        phase, number, attempt = _place(job)
+        current = None if job.current is None else job.open.get(job.current)
+        manifest = self._known_manifest(job)
+        accuracy = [(s.round, a) for s in job.history if (a := self._accuracy(s.update)) is not None]
+        goal = None if manifest is None or manifest.goal is None else manifest.goal
+        final_score = self.scores.get(job.base)
+        return schema.JobDetail(
+            id=job.job, kind="replicated", owner=_hex(job.owner), manifest=_hex(job.posted.manifest),
+            terms=_shown_terms(job), state=job.state, phase=phase, round=number, attempt=attempt, base=_hex(job.base),
+            rounds_settled=len(job.history), rounds_unclosed=len(job.open), void_rounds=job.void_rounds,
+            enrolled=job.enrolled(), slots=[] if current is None else _slots(current),
+            workers=[self._worker(job, address) for address in job.records],
+            rounds=self._rounds(job), accuracy=accuracy,
+            escrow_wei=str(self._view(b.job_view(job.job)).escrow), posted_at=self.chain.timestamp(job.posted_in),
+            goal_accuracy=None if goal is None else goal.at_least,
+            goal_reached=goal is not None and final_score is not None and goal.reached(*final_score),
+            end_reason=job.ended, phase_deadline_at=None if current is None else current.deadline,
+            dataset=None if manifest is None else _hex(manifest.dataset),
+            waiting_for=_job_waits_for(job, current),
+        )  # fmt: skip
+
+    def _rounds(self, job: JobView) -> list[schema.RoundInfo]:
+        rounds = []
+        for s in job.history:
+            view = next((v for k, v in job.open.items() if k[1:] == (s.round, s.attempt)), None)
+            rounds.append(
+                schema.RoundInfo(
+                    round=s.round,
+                    attempt=s.attempt,
+                    phase="CLOSED" if view is None else "SETTLED",
+                    opened_at=s.opened_at,
+                    slots=s.slots,
+                    commits=s.commits,
+                    reveals=s.reveals,
+                    update_digest=_hex(s.update),
+                    votes=s.votes,
+                    settled_number=s.block_number,
+                    settled_at=s.settled_at,
+                    settled_seen_at=self.feed.seen_at.get((job.job, s.round)),
+                    accuracy=self._accuracy(s.update),
+                )
+            )
+        if job.current is not None and (view := job.open.get(job.current)) is not None:
+            rounds.append(
+                schema.RoundInfo(
+                    round=view.key.round,
+                    attempt=view.key.attempt,
+                    phase=view.phase,
+                    opened_at=view.opened_at,
+                    slots=len(view.workers),
+                    commits=len(view.commits),
+                    reveals=len(view.reveals),
+                )
+            )
+        return rounds
+
+    def _worker(self, job: JobView, address: bytes) -> schema.WorkerInfo:
+        record, (free, locked) = job.records[address], self._deposit(job, address)
+        return schema.WorkerInfo(
+            address=_hex(address), enrolled=record.enrolled, slots_held=record.slots,
+            rounds_in_majority=record.rounds_in_majority, earned_wei=str(record.earned),
+            forfeited_wei=str(record.forfeited), deposit_wei=str(free), locked_wei=str(locked),
+        )  # fmt: skip
+
+    def _known_manifest(self, job: JobView) -> Manifest | None:
+        try:
+            return manifests.decode(self.blobs.get(job.posted.manifest))
+        except (BlobError, InvalidManifest):
+            return None
+
+    def _deposit(self, job: JobView, worker: bytes) -> tuple[int, int]:
+        """(free, locked) wei of a worker's standing deposit."""
+        held = self._view(b.enrolment_view(job.job, worker))
+        return held.free, (held.tail - held.head) * job.posted.terms.stake
+
+    def _view(self, query: b.Query[T]) -> T:
+        return query.decode(self.chain.call(query.to, query.data))
+
+    # ---- status -----------------------------------------------------------------------------------------------------
+    def _waits_for(self) -> tuple[str, float] | None:
+        """What the node needs from others before it can go on, and since when (unix seconds)."""
+        validators = len(self.chain.network.validator_addresses)
+        connected = self.link.validators_connected + (self.ledger.validator is not None)
+        what = None
+        if connected < self.chain.network.quorum_size:
+            what = f"validators: {connected} of {validators} reached, {self.chain.network.quorum_size} needed"
+        elif self.ledger.target > self.chain.finalised.number + 1:
+            what = f"catching up: block {self.chain.finalised.number} of {self.ledger.target}"
+        elif (missing := self.performer.exchange.waiting()) and self.link.members:
+            what = f"blob {missing[0].hex()[:16]}: no connected peer has it"
+        if what is None:
+            self._waiting = None
+        elif self._waiting is None or self._waiting[0].split(":")[0] != what.split(":")[0]:
+            self._waiting = (what, self.clock())
+        else:
+            self._waiting = (what, self._waiting[1])
+        return self._waiting
+
+    def _learner_pid(self) -> int | None:
+        return None if self.performer.learner is None else self.performer.learner.pid
+
+
+def _place(job: JobView) -> tuple[schema.Phase, int, int]:
+    """(phase, round, attempt) of the open attempt, else of the last one settled."""
+    if job.current is not None and (view := job.open.get(job.current)) is not None:
+        return view.phase, view.key.round, view.key.attempt  # type: ignore[return-value]
+    if job.history:
+        last = job.history[-1]
+        unclosed = any(key[1:] == (last.round, last.attempt) for key in job.open)
+        return "SETTLED" if unclosed else "CLOSED", last.round, last.attempt
+    return "WAITING", 0, 0
+
+
+def _slots(view: RoundView) -> list[schema.Slot]:
+    slots = []
+    for worker in view.workers:
+        reveal = view.reveals.get(worker)
+        state: schema.SlotState = "drawn"
+        if reveal is not None:
+            state = "revealed"
+            if view.majority is not None:
+                state = "majority" if reveal.update_digest == view.majority else "minority"
+        elif worker in view.commits:
+            state = "committed"
+        elif view.phase in (REVEAL, SETTLED):
+            state = "absent"
+        slots.append(schema.Slot(_hex(worker), state, None if reveal is None else _hex(reveal.update_digest)))
+    return slots
+
+
+def _job_waits_for(job: JobView, current: RoundView | None) -> str | None:
+    if job.ended is not None:
+        return "late reveals of its last rounds" if job.open else None
+    if current is None:
+        return f"workers: {job.enrolled()} enrolled, {job.posted.terms.workers_min} needed"
+    if current.phase == COMMIT:
+        return f"commits: {len(current.commits)} of {len(current.workers)}"
+    if current.majority is None:
+        return f"reveals: {len(current.reveals)} of {len(current.commits)}"
+    return "its owner, to finalise the round"
+
+
+def _learner(activity: Activity) -> schema.LearnerInfo:
+    key = activity.key
+    return schema.LearnerInfo(
+        state=activity.state,
+        job=None if key is None else key.job,
+        round=None if key is None else key.round,
+        step=activity.step,
+        steps=activity.steps,
+    )
+
+
+def _terms(terms: schema.Terms) -> b.Terms:
+    return b.Terms(
+        reward=int(terms.reward_wei), stake=int(terms.stake_wei), slots=terms.slots, workers_min=terms.workers_min,
+        rounds_max=terms.rounds_max, attempts_max=terms.attempts_max, commit_window_s=terms.commit_window_s,
+        reveal_window_s=terms.reveal_window_s, last_call_s=terms.last_call_s, grace_s=terms.grace_s,
+        deadline=terms.deadline, auto_finalise=terms.auto_finalise,
+    )  # fmt: skip
+
+
+def _shown_terms(job: JobView) -> schema.Terms:
+    p = job.posted.terms
+    return schema.Terms(
+        reward_wei=str(p.reward), stake_wei=str(p.stake), slots=p.slots, workers_min=p.workers_min,
+        rounds_max=job.rounds_max, attempts_max=p.attempts_max, commit_window_s=p.commit_window_s,
+        reveal_window_s=p.reveal_window_s, last_call_s=p.last_call_s, grace_s=p.grace_s, deadline=p.deadline,
+        auto_finalise=p.auto_finalise,
+    )  # fmt: skip
+
+
+def _rss(pid: int | None) -> int:
+    """Resident set of a process in bytes; 0 if it is gone."""
+    if pid is None:
+        return 0
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * PAGE_BYTES
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _hex(data: bytes) -> str:
+    return "0x" + data.hex()

@@ -1,0 +1,107 @@
+"""Between the ledger and the p2p network: who of the connected peers is which validator.
+
+The first words of a connection (wire.Hello) say which chain a peer follows and, for a validator, prove its key. A
+peer of another network or version is told so and dropped; nothing it sent reaches the ledger.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from chain.chain import Chain
+from node import wire
+from node.p2p.host import Network
+
+log = structlog.get_logger()
+
+
+def hello(chain: Chain, peer_id: str, key: bytes | None, index: int | None) -> bytes:
+    """What this node says first; `key` and `index` if it is a validator."""
+    chain_id, genesis = chain.network.chain_id, chain.genesis_digest
+    proof = b"" if key is None or index is None else wire.prove(key, chain_id, genesis, peer_id)
+    return wire.encode(wire.Hello(wire.PROTOCOL_VERSION, chain_id, genesis, index if proof else None, proof))
+
+
+class Link:
+    """The ledger's wire; see ledger.LedgerWire for what each method means."""
+
+    def __init__(self, chain: Chain, own_index: int | None) -> None:
+        self._chain, self._own_index = chain, own_index
+        self._network: Network | None = None
+        self._members: dict[str, int | None] = {}  # peers of our network -> validator index
+
+    def attach(self, network: Network) -> None:
+        """The network is up."""
+        self._network = network
+
+    def admit(self, peer: str, greeting: bytes) -> int | None:
+        """Check a peer's first words; its validator index, if it has one.
+
+        Raises:
+            InvalidMessage: it does not belong here, and why.
+        """
+        said = wire.decode(greeting, wire.Hello)
+        if said.version != wire.PROTOCOL_VERSION:
+            raise wire.InvalidMessage(f"protocol version {said.version}, here {wire.PROTOCOL_VERSION}")
+        if (said.chain_id, said.genesis) != (self._chain.network.chain_id, self._chain.genesis_digest):
+            raise wire.InvalidMessage("it follows another network")
+        if said.index is not None:
+            addresses = self._chain.network.validator_addresses
+            if not 0 <= said.index < len(addresses) or said.index == self._own_index:
+                raise wire.InvalidMessage(f"no validator {said.index} to be")
+            if not wire.proves(said.proof, addresses[said.index], said.chain_id, said.genesis, peer):
+                raise wire.InvalidMessage(f"wrong proof of being validator {said.index}")
+        self._members[peer] = said.index
+        return said.index
+
+    def lose(self, peer: str) -> bool:
+        """The peer is gone; whether it had been admitted."""
+        known = peer in self._members
+        self._members.pop(peer, None)
+        return known
+
+    def is_member(self, peer: str) -> bool:
+        return peer in self._members
+
+    def index_of(self, peer: str) -> int | None:
+        return self._members.get(peer)
+
+    @property
+    def members(self) -> int:
+        """Connected peers of our network."""
+        return len(self._members)
+
+    # ---- LedgerWire -------------------------------------------------------------------------------------------------
+    @property
+    def validators_connected(self) -> int:
+        return len({index for index in self._members.values() if index is not None})
+
+    def to_validator(self, index: int, kind: str, payload: bytes) -> None:
+        for peer, its_index in self._members.items():
+            if its_index == index:
+                self._send(peer, kind, payload)
+
+    def to_validators(self, kind: str, payload: bytes) -> None:
+        for peer, index in self._members.items():
+            if index is not None:
+                self._send(peer, kind, payload)
+
+    def to_peer(self, peer: str, kind: str, payload: bytes) -> None:
+        self._send(peer, kind, payload)
+
+    def to_followers(self, kind: str, payload: bytes) -> None:
+        for peer, index in self._members.items():
+            if index is None:
+                self._send(peer, kind, payload)
+
+    def gossip(self, topic: str, payload: bytes) -> None:
+        if self._network is not None and not self._network.publish_nowait(topic, payload):
+            log.warning("gossip.overflowed", topic=topic)  # what is not final is repeated anyway
+
+    def drop(self, peer: str, reason: str) -> None:
+        if self._network is not None:
+            self._network.disconnect(peer, reason)
+
+    def _send(self, peer: str, kind: str, payload: bytes) -> None:
+        if self._network is not None:
+            self._network.send(peer, kind, payload)

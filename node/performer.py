@@ -1,0 +1,282 @@
+"""Carries out what role machines ask for: blobs, training, masks, transactions.
+
+One `perform_*` per machine; each returns the event that came of the effect, or None. A failure that the machine can
+do something about becomes an event; a blob that nobody has is waited for until the round is over.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+import trio
+from eth_hash.auto import keccak
+
+from chain import masking
+from chain.claims import claim_digest
+from chain.contracts import REPLICATED
+from chain.contracts import bindings as b
+from chain.types import Claim
+from learner import manifest as manifests
+from learner.errors import InvalidManifest, JobError
+from learner.manifest import Manifest
+from learner.protocol import Progress
+from node.account import Account, QueueFull, TransactionFailed
+from node import unixfs
+from node.blobs import BlobError, BlobExchange, BlobStore
+from node.driver import Tasks
+from node.jobs import Key
+from node.learner_pool import Learner, LearnerDied, LearnerError
+from node.roles import attestor, learning_server, misbehaviour, worker
+from node.roles.common import (
+    FetchManifest,
+    ManifestReady,
+    ManifestRefused,
+    SubmissionFailed,
+    SubmitClose,
+    SubmitExpire,
+    SubmitFinalise,
+    TimeReached,
+    WakeAt,
+)
+
+log = structlog.get_logger()
+
+WORK_FAULTS: Final = (LearnerError, BlobError, OSError)
+
+
+@dataclass
+class Activity:
+    """What the learner is doing, for status."""
+
+    state: str = "off"
+    key: Key | None = None
+    step: int = 0
+    steps: int = 0
+
+
+@dataclass
+class Performer:
+    """
+    Args:
+        key: this node's account secret; masks are signed with it.
+        posted: looks a job's posting up in the finalised chain.
+        attest: hands a verdict to the ledger.
+        keep_score: puts a score on disk.
+        clock: wall clock, unix seconds.
+    """
+
+    key: bytes
+    chain_id: int
+    genesis: bytes
+    account: Account
+    blobs: BlobStore
+    exchange: BlobExchange
+    learner: Learner | None
+    posted: Callable[[int], b.JobPosted]
+    attest: Callable[[bytes, bool], None]
+    keep_score: Callable[[bytes, int, int], None]
+    clock: Callable[[], float]
+    activity: Activity = field(default_factory=Activity)
+    tasks: Tasks = field(default_factory=Tasks)
+
+    # ---- worker -----------------------------------------------------------------------------------------------------
+    async def perform_worker(self, effect: object) -> object | None:
+        match effect:
+            case worker.Enrol():
+                call = b.enrol(effect.job, effect.deposit)
+                return await self._submit(f"enrol {effect.job}", call, effect)
+            case worker.Train():
+                return await self.tasks.run(effect.key, lambda: self._guard(effect.key, self._train(effect)))
+            case misbehaviour.Fabricate():
+                return await self.tasks.run(effect.key, lambda: self._guard(effect.key, self._fabricate(effect)))
+            case worker.Mask():
+                return await self.tasks.run(effect.key, lambda: self._guard(effect.key, self._mask(effect)))
+            case worker.Recover():
+                return await self.tasks.run(effect.key, lambda: self._guard(effect.key, self._recover(effect)))
+            case worker.SubmitCommit():
+                _, r, mask = self._secrets(effect.key)
+                call = b.commit(*effect.key, effect.ciphertext, keccak(r), keccak(mask))
+                return await self._submit(f"commit {_slash(effect.key)}", call, effect)
+            case worker.SubmitReveal():
+                return await self._reveal(effect)
+            case worker.PublishUpdate():
+                self.blobs.publish(effect.update)
+            case worker.Abandon():
+                self.tasks.cancel(effect.key)
+            case _:
+                return await self._perform_common(effect)
+        return None
+
+    async def _train(self, effect: worker.Train) -> worker.Trained:
+        manifest = effect.manifest
+        base = await self.exchange.fetch(effect.base, manifest.update_size())
+        dataset = await self.exchange.fetch(manifest.dataset, manifest.dataset_size)
+        self.activity.state, self.activity.key = "training", effect.key
+
+        def progress(report: Progress) -> None:
+            self.activity.step, self.activity.steps = report.step, report.steps
+
+        try:
+            update = await self._needed_learner().train(manifest, base, dataset, effect.batch_seed, progress)
+        finally:
+            self.activity.state, self.activity.key, self.activity.step = "idle", None, 0
+        return worker.Trained(effect.key, await self._put(update, public=False))
+
+    async def _fabricate(self, effect: misbehaviour.Fabricate) -> worker.Trained:
+        size = self.posted(effect.key.job).update_size
+        made_up = hashlib.shake_256(repr(effect).encode() + self.account.address).digest(size)
+        return worker.Trained(effect.key, await self._put(made_up, public=False))
+
+    async def _mask(self, effect: worker.Mask) -> worker.Masked:
+        ctx, _, mask = self._secrets(effect.key)
+        update = self.blobs.get(effect.update)
+        return worker.Masked(effect.key, await self._put(masking.apply_mask(update, ctx, mask), public=True))
+
+    async def _recover(self, effect: worker.Recover) -> worker.Trained:
+        ctx, _, mask = self._secrets(effect.key)
+        ciphertext = await self.exchange.fetch(effect.ciphertext, self.posted(effect.key.job).update_size)
+        update = masking.apply_mask(ciphertext, ctx, mask)
+        return worker.Trained(effect.key, await self._put(update, public=False))
+
+    async def _reveal(self, effect: worker.SubmitReveal) -> object | None:
+        ctx, r, mask = self._secrets(effect.key)
+        call = b.reveal(*effect.key, r, mask, effect.update)
+        size = self.posted(effect.key.job).update_size
+        address = self.account.address
+        claim = Claim(REPLICATED, *effect.key, address, ctx, effect.ciphertext, size, mask, effect.update)
+        digest = claim_digest(claim, self.chain_id, self.genesis)
+        return await self._submit(f"reveal {_slash(effect.key)}", call, effect, digest)
+
+    def _secrets(self, key: Key) -> tuple[bytes, bytes, bytes]:
+        """(ctx, R, S) of our slot: all three follow from the key, so a restart loses nothing."""
+        ctx = masking.context(self.chain_id, REPLICATED, key.job, key.round, key.attempt, self.account.address)
+        r = masking.derive_r(self.key, ctx)
+        return ctx, r, masking.sign_mask(self.key, self.chain_id, REPLICATED, ctx, r)
+
+    async def _guard(self, key: Key, work: Awaitable[object]) -> object:
+        """Turn what may go wrong with one slot's work into an event."""
+        try:
+            return await work
+        except WORK_FAULTS as error:
+            log.warning("work.failed", key=str(key), reason=str(error))
+            return worker.WorkFailed(key, str(error))
+
+    # ---- learning server --------------------------------------------------------------------------------------------
+    async def perform_server(self, effect: object) -> object | None:
+        match effect:
+            case learning_server.UnmaskModel():
+                ciphertext = await self.exchange.fetch(effect.ciphertext, effect.size)
+                model = masking.apply_mask(ciphertext, effect.ctx, effect.mask)
+                if await self._put(model, public=True) != effect.update:
+                    return learning_server.StepFailed(effect.key, "the majority's mask does not give its digest")
+                return learning_server.ModelReady(effect.key)
+            case learning_server.Score():
+                return await self._score(effect)
+            case _:
+                return await self._perform_common(effect)
+
+    async def _score(self, effect: learning_server.Score) -> object:
+        try:
+            weights = await self.exchange.fetch(effect.update, effect.manifest.update_size())
+            dataset = await self.exchange.fetch(effect.manifest.dataset, effect.manifest.dataset_size)
+            self.activity.state, self.activity.key = "scoring", effect.key
+            score = await self._needed_learner().evaluate(effect.manifest, weights, dataset)
+        except WORK_FAULTS as error:
+            log.warning("score.failed", key=str(effect.key), reason=str(error))
+            return learning_server.StepFailed(effect.key, str(error))
+        finally:
+            self.activity.state, self.activity.key = "idle", None
+        self.keep_score(effect.update, score.correct, score.total)
+        log.info("model.scored", key=str(effect.key), correct=score.correct, total=score.total)
+        return learning_server.Scored(effect.key, effect.update, score.correct, score.total)
+
+    # ---- attestor ---------------------------------------------------------------------------------------------------
+    async def perform_attestor(self, effect: object) -> object | None:
+        match effect:
+            case attestor.FetchCiphertext():
+                fetch = functools.partial(self.exchange.fetch, effect.ciphertext, effect.size)
+                await self.tasks.run(("attest", effect.key), fetch)
+            case attestor.CheckClaim():
+                return await self.tasks.run(("attest", effect.key), lambda: self._check(effect))
+            case attestor.Attest():
+                self.attest(effect.digest, effect.verdict)
+            case attestor.Forget():
+                self.tasks.cancel(("attest", effect.key))
+        return None
+
+    async def _check(self, effect: attestor.CheckClaim) -> attestor.ClaimChecked:
+        """Recompute the fact: the ciphertext has the job's size and unmasks into the digest."""
+        claim = effect.claim
+        ciphertext = await self.exchange.fetch(claim.ciphertext, math.inf)
+        if len(ciphertext) != claim.size:
+            return attestor.ClaimChecked(effect.digest, False)
+        update = masking.apply_mask(ciphertext, claim.ctx, claim.mask)
+        verdict = await trio.to_thread.run_sync(unixfs.digest_of, update) == claim.update
+        return attestor.ClaimChecked(effect.digest, verdict)
+
+    # ---- all --------------------------------------------------------------------------------------------------------
+    async def _perform_common(self, effect: object) -> object | None:
+        match effect:
+            case FetchManifest():
+                return await self._fetch_manifest(effect)
+            case SubmitFinalise():
+                call = b.finalise(*effect.key, effect.stop)
+                return await self._submit(f"finalise {_slash(effect.key)}", call, effect)
+            case SubmitExpire():
+                return await self._submit(f"expire {_slash(effect.key)} {effect.phase}", b.expire(*effect.key), effect)
+            case SubmitClose():
+                return await self._submit(f"close {_slash(effect.key)} {effect.phase}", b.close(*effect.key), effect)
+            case WakeAt():
+                await trio.sleep(max(0.0, effect.time - self.clock()))
+                return TimeReached(self.clock())
+            case _:
+                raise AssertionError(f"nobody performs {effect!r}")
+
+    async def _fetch_manifest(self, effect: FetchManifest) -> ManifestReady | ManifestRefused:
+        posted = self.posted(effect.job)
+        data = await self.exchange.fetch(effect.digest, manifests.MANIFEST_BYTES_MAX)
+        try:
+            manifest = manifests.decode(data)
+            if manifest.update_size() != posted.update_size:
+                reason = f"a state of {manifest.update_size()} bytes, posted as {posted.update_size}"
+                raise InvalidManifest("model", reason)
+            await self._check_base(manifest, posted.base)
+        except JobError as error:
+            log.warning("manifest.refused", job=effect.job, reason=str(error))
+            return ManifestRefused(effect.job, str(error))
+        return ManifestReady(effect.job, manifest)
+
+    async def _check_base(self, manifest: Manifest, base: bytes) -> None:
+        """The first base follows from the manifest: compute it rather than believe it."""
+        if self.learner is None:
+            return
+        if await self._put(await self.learner.init(manifest), public=True) != base:
+            raise InvalidManifest("init_seed", "does not give the posted base")
+
+    async def _submit(
+        self, tag: str, call: b.Call, effect: object, claim: bytes | None = None
+    ) -> SubmissionFailed | None:
+        try:
+            await self.account.submit(tag, call, claim)
+        except (TransactionFailed, QueueFull) as error:
+            log.warning("submission.failed", tag=tag, reason=str(error))
+            return SubmissionFailed(effect, str(error))
+        return None
+
+    async def _put(self, data: bytes, public: bool) -> bytes:
+        return await trio.to_thread.run_sync(lambda: self.blobs.put(data, public=public))
+
+    def _needed_learner(self) -> Learner:
+        if self.learner is None:
+            raise LearnerDied("this node has no learner")
+        return self.learner
+
+
+def _slash(key: Key) -> str:
+    return "/".join(map(str, key))

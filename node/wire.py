@@ -1,0 +1,133 @@
+"""What nodes say to each other on their persistent streams and by gossip, apart from consensus itself.
+
+msgpack arrays, decoded strictly: anything else raises InvalidMessage and is counted against the peer that sent it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, TypeVar
+
+import coincurve
+import msgspec
+from eth_hash.auto import keccak
+from msgspec import Meta
+
+from chain.types import Attestation
+
+PROTOCOL_VERSION: Final = 1
+TRANSACTIONS_MAX: Final = 512  # in one batch
+TRANSACTION_BYTES_MAX: Final = 128 * 1024
+GOSSIP_BYTES_MAX: Final = 64 * 1024
+ATTESTATIONS_MAX: Final = 1024
+BLOCKS_MAX: Final = 128
+BLOCKS_BYTES_MAX: Final = 900_000  # of one answer to WantBlocks
+
+CONSENSUS: Final = "consensus"
+TRANSACTIONS: Final = "transactions"
+ATTESTATIONS: Final = "attestations"
+HEAD: Final = "head"
+WANT_BLOCKS: Final = "want_blocks"
+BLOCKS: Final = "blocks"
+
+Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+RawTransaction = Annotated[bytes, Meta(max_length=TRANSACTION_BYTES_MAX)]
+Signature = Annotated[bytes, Meta(min_length=65, max_length=65)]
+
+
+class InvalidMessage(Exception):
+    """A peer sent something that is not what its kind says."""
+
+
+class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    pass
+
+
+class Hello(_Wire, frozen=True):
+    """First words of a connection; `proof` shows that the peer holds validator `index`'s key."""
+
+    version: int
+    chain_id: int
+    genesis: Digest
+    index: int | None
+    proof: bytes
+
+
+class Transactions(_Wire, frozen=True):
+    raws: Annotated[tuple[RawTransaction, ...], Meta(max_length=TRANSACTIONS_MAX)]
+
+
+class WireAttestation(_Wire, frozen=True):
+    claim: Digest
+    verdict: bool
+    signer: Annotated[int, Meta(ge=0)]
+    signature: Signature
+
+
+class Attestations(_Wire, frozen=True):
+    items: Annotated[tuple[WireAttestation, ...], Meta(max_length=ATTESTATIONS_MAX)]
+
+
+class Head(_Wire, frozen=True):
+    """The sender's finalised head."""
+
+    number: Annotated[int, Meta(ge=0)]
+    digest: Digest
+
+
+class WantBlocks(_Wire, frozen=True):
+    first: Annotated[int, Meta(ge=1)]
+    count: Annotated[int, Meta(ge=1, le=BLOCKS_MAX)]
+
+
+class Blocks(_Wire, frozen=True):
+    """Finalised blocks in order, each with the certificate that is kept for it, if any; the last one has one.
+
+    Encoded with chain.messages, so that blocks have one form on the wire.
+    """
+
+    first: int
+    items: Annotated[tuple[tuple[bytes, bytes | None], ...], Meta(max_length=BLOCKS_MAX)]
+
+
+Message = TypeVar("Message", bound=_Wire)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: _Wire) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode(payload: bytes, kind: type[Message]) -> Message:
+    """Raises InvalidMessage."""
+    try:
+        return msgspec.msgpack.decode(payload, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is a DecodeError
+        raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
+
+
+def to_wire(attestation: Attestation) -> WireAttestation:
+    return WireAttestation(attestation.claim, attestation.verdict, attestation.signer, attestation.signature)
+
+
+def from_wire(item: WireAttestation) -> Attestation:
+    return Attestation(item.claim, item.verdict, item.signer, item.signature)
+
+
+def _proof_digest(chain_id: int, genesis: bytes, peer_id: str) -> bytes:
+    return keccak(b"flnode/hello/1" + chain_id.to_bytes(32, "big") + genesis + peer_id.encode())
+
+
+def prove(key: bytes, chain_id: int, genesis: bytes, peer_id: str) -> bytes:
+    """Show that whoever speaks as `peer_id` (which the noise handshake authenticates) holds a validator's key."""
+    return coincurve.PrivateKey(key).sign_recoverable(_proof_digest(chain_id, genesis, peer_id), hasher=None)
+
+
+def proves(proof: bytes, address: bytes, chain_id: int, genesis: bytes, peer_id: str) -> bool:
+    if len(proof) != 65:
+        return False
+    try:
+        digest = _proof_digest(chain_id, genesis, peer_id)
+        public = coincurve.PublicKey.from_signature_and_message(proof, digest, hasher=None)
+    except Exception:  # coincurve raises bare Exception for signatures that recover to no point
+        return False
+    return keccak(public.format(compressed=False)[1:])[-20:] == address

@@ -1,0 +1,483 @@
+"""The replicated-job contract, told again in plain Python: the slow readable version is the oracle of the fast one.
+
+Each call takes the caller, the value it carries and the clock, and either gives the events in order or raises `Refused`
+and changes nothing. Where the contract keeps running totals, the model adds up what is there.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from eth_hash.auto import keccak
+
+from chain import masking
+from chain.contracts import REPLICATED, REPLICATED_KIND
+from chain.contracts import bindings as b
+from chain.contracts.events import Event, Terms
+
+YEAR_S = 365 * 86_400
+
+
+class Refused(Exception):
+    """The contract would revert with this string."""
+
+
+@dataclass
+class Seat:
+    state: int = b.DRAWN
+    ciphertext: bytes = b""
+    r_hash: bytes = b""
+    s_hash: bytes = b""
+    update: bytes = b""
+
+
+@dataclass
+class Round:
+    base: bytes
+    deadline: int
+    seats: dict[bytes, Seat]
+    phase: int = b.COMMIT
+    winner: bytes | None = None
+    last_call_until: int = 0
+    grace_until: int = 0
+    rewards_paid: int = 0
+
+    @property
+    def commits(self) -> int:
+        return sum(seat.ciphertext != b"" for seat in self.seats.values())
+
+    @property
+    def reveals(self) -> int:
+        return sum(seat.update != b"" for seat in self.seats.values())
+
+    def votes(self, update: bytes | None) -> int:
+        return sum(seat.update == update for seat in self.seats.values())
+
+    @property
+    def rewards_unpaid(self) -> int:
+        """Rewards still reserved, counted in slots."""
+        match self.phase:
+            case b.VOID:
+                return 0
+            case b.CLOSED:
+                return self.votes(self.winner) - self.rewards_paid
+        return len(self.seats) - self.rewards_paid
+
+
+@dataclass
+class Job:
+    owner: bytes
+    update_size: int
+    seed: bytes
+    base: bytes
+    terms: Terms
+    escrow: int
+    state: int = b.WAITING
+    cancelled: bool = False
+    entropy: bytes = bytes(32)
+    settled: int = 0
+    attempt: int = 1
+    pool: list[bytes] = field(default_factory=list)
+    free: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
+    queues: dict[bytes, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    rounds: dict[tuple[int, int], Round] = field(default_factory=dict)
+
+
+class Model:
+    """All jobs, and what everybody is owed."""
+
+    def __init__(self, chain_id: int) -> None:
+        self.chain_id = chain_id
+        self.jobs: dict[int, Job] = {}
+        self.owed: dict[bytes, int] = defaultdict(int)
+        self.burned = 0
+        self.now = 0
+        self.parent_hash = bytes(32)
+        self.events: list[Event] = []
+
+    def call(self, now: int, parent_hash: bytes, act: Callable[[], None]) -> list[Event]:
+        """Run one bound method as a transaction."""
+        before = copy.deepcopy(self.__dict__)
+        self.now, self.parent_hash, self.events = now, parent_hash, []
+        try:
+            act()
+        except Refused:
+            self.__dict__.update(before)
+            raise
+        return self.events
+
+    def books(self) -> b.Books:
+        jobs = self.jobs.values()
+        return b.Books(
+            escrowed=sum(job.escrow for job in jobs),
+            reserved=sum(job.terms.reward * r.rewards_unpaid for job in jobs for r in job.rounds.values()),
+            free=sum(sum(job.free.values()) for job in jobs),
+            locked=sum(job.terms.stake * sum(map(len, job.queues.values())) for job in jobs),
+            owed=sum(self.owed.values()),
+            burned=self.burned,
+        )
+
+    # ---- owners ----
+
+    def post(
+        self, sender: bytes, value: int, manifest: bytes, base: bytes, size: int, seed: bytes, terms: Terms
+    ) -> None:
+        check_terms(terms, self.now)
+        need(1 <= size <= 2**40, "update size out of range")
+        need(value == terms.escrow, "value is not reward * slots * rounds")
+        number = len(self.jobs) + 1
+        self.jobs[number] = Job(sender, size, seed, base, terms, escrow=value)
+        self.log(b.JobPosted(number, sender, manifest, base, size, seed, terms))
+        self.log(b.JobListed(REPLICATED_KIND, REPLICATED, number))
+
+    def top_up(self, sender: bytes, value: int, number: int, rounds: int) -> None:
+        job = self.open_job(number)
+        need(1 <= rounds <= 2**32 - job.terms.rounds_max, "rounds out of range")
+        need(value == job.terms.reward * job.terms.slots * rounds, "value is not reward * slots * rounds")
+        job.escrow += value
+        job.terms = replace(job.terms, rounds_max=job.terms.rounds_max + rounds)
+        self.log(b.JobToppedUp(number, job.terms.rounds_max))
+
+    def cancel(self, sender: bytes, number: int) -> None:
+        job = self.open_job(number)
+        need(sender == job.owner, "only the owner may cancel")
+        job.cancelled = True
+        self.log(b.JobCancelled(number))
+        if job.state == b.WAITING:
+            self.end_job(number, b.CANCELLED)
+
+    # ---- workers ----
+
+    def enrol(self, sender: bytes, value: int, number: int) -> None:
+        job = self.open_job(number)
+        need(self.now < job.terms.deadline, "deadline has passed")
+        if sender not in job.pool:
+            job.pool.append(sender)
+        self.settle_seats(number, sender, 2)
+        job.free[sender] += value
+        need(job.free[sender] >= job.terms.stake, "deposit below one stake")
+        self.log(b.Enrolled(number, sender, job.free[sender]))
+        if job.state == b.WAITING and len(job.pool) >= job.terms.workers_min:
+            self.open_round(number)
+
+    def leave(self, sender: bytes, number: int) -> None:
+        need(number in self.jobs and sender in self.jobs[number].pool, "not enrolled")
+        self.settle_seats(number, sender, 2)
+        self.log(b.Left(number, sender, self.remove(number, sender)))
+
+    def commit(
+        self, sender: bytes, number: int, round_: int, attempt: int, ciphertext: bytes, r_hash: bytes, s_hash: bytes
+    ) -> None:
+        open_round = self.round(number, round_, attempt)
+        need(open_round is not None and open_round.phase == b.COMMIT, "round takes no commits")
+        assert open_round is not None
+        need(sender in open_round.seats, "caller holds no slot")
+        need(open_round.seats[sender].state == b.DRAWN, "already committed")
+        open_round.seats[sender] = Seat(b.COMMITTED, ciphertext, r_hash, s_hash)
+        self.log(b.Committed(number, round_, sender, attempt, ciphertext, r_hash, s_hash))
+        if open_round.commits == len(open_round.seats):
+            self.open_reveals(number, round_, attempt)
+        self.settle_seats(number, sender, 2)
+
+    def reveal(
+        self, sender: bytes, number: int, round_: int, attempt: int, r: bytes, mask: bytes, update: bytes
+    ) -> None:
+        open_round = self.round(number, round_, attempt)
+        need(open_round is not None and open_round.phase in (b.REVEAL, b.SETTLED), "round takes no reveals")
+        assert open_round is not None
+        seat = open_round.seats.get(sender)
+        need(seat is not None and seat.state >= b.COMMITTED, "caller has not committed")
+        assert seat is not None
+        need(seat.state == b.COMMITTED, "already revealed")
+        need(keccak(r) == seat.r_hash, "r is not the committed one")
+        need(keccak(mask) == seat.s_hash, "mask is not the committed one")
+        ctx = masking.context(self.chain_id, REPLICATED, number, round_, attempt, sender)
+        need(self.signed(sender, ctx, r, mask), "mask is not the caller's signature")
+        job = self.jobs[number]
+        seat.state, seat.update = b.REVEALED, update
+        self.log(
+            b.Revealed(number, round_, sender, attempt, ctx, seat.ciphertext, job.update_size, r, mask, update)
+        )
+        if open_round.phase == b.SETTLED:
+            self.close_if_all_revealed(number, round_, attempt)
+        elif open_round.winner is None:
+            job.entropy = xor(job.entropy, keccak(b"draw" + r))
+            if 2 * open_round.votes(update) > len(open_round.seats):
+                self.decide(number, round_, attempt, update)
+        self.settle_seats(number, sender, 2)
+
+    def withdraw(self, sender: bytes, number: int) -> None:
+        job = self.posted_job(number)
+        self.settle_seats(number, sender, 8)
+        if job.state == b.ENDED and sender in job.pool:
+            self.log(b.Left(number, sender, self.remove(number, sender)))
+        if amount := self.owed.pop(sender, 0):
+            self.log(b.Withdrawn(sender, amount))
+
+    # ---- anyone ----
+
+    def finalise(self, sender: bytes, number: int, round_: int, attempt: int, stop: bool) -> None:
+        open_round = self.round(number, round_, attempt)
+        need(open_round is not None and open_round.phase == b.REVEAL, "round takes no finalise")
+        assert open_round is not None
+        need(open_round.winner is not None, "no majority")
+        if sender != self.jobs[number].owner:
+            need(not stop, "only the owner may stop")
+            need(self.now >= open_round.grace_until, "grace has not passed")
+        self.settle_round(number, round_, attempt, stop)
+
+    def expire(self, sender: bytes, number: int, round_: int, attempt: int) -> None:
+        open_round = self.unclosed_round(number, round_, attempt)
+        need(self.now >= open_round.deadline, "deadline has not passed")
+        need(open_round.last_call_until == 0, "last call was granted")
+        open_round.last_call_until = self.now + self.jobs[number].terms.last_call_s
+        self.log(b.LastCall(number, round_, attempt, open_round.last_call_until))
+
+    def close(self, sender: bytes, number: int, round_: int, attempt: int) -> None:
+        open_round = self.unclosed_round(number, round_, attempt)
+        need(open_round.last_call_until > 0, "no last call was granted")
+        need(self.now >= open_round.last_call_until, "last call has not passed")
+        if open_round.phase == b.SETTLED:
+            self.close_round(number, round_, attempt)
+        elif open_round.phase == b.COMMIT and 2 * open_round.commits > len(open_round.seats):
+            self.open_reveals(number, round_, attempt)
+        else:
+            need(open_round.winner is None, "finalise first")
+            self.void_round(number, round_, attempt)
+
+    def end(self, sender: bytes, number: int) -> None:
+        job = self.open_job(number)
+        need(job.state == b.WAITING, "a round is open")
+        need(self.now >= job.terms.deadline, "deadline has not passed")
+        self.end_job(number, b.DEADLINE)
+
+    def settle(self, sender: bytes, number: int, worker: bytes) -> None:
+        self.posted_job(number)
+        self.settle_seats(number, worker, 8)
+
+    # ---- the course of a round ----
+
+    def open_round(self, number: int) -> None:
+        job = self.jobs[number]
+        round_, attempt = job.settled + 1, job.attempt
+        if (round_, attempt) == (1, 1):
+            job.entropy = self.parent_hash
+        drawn = self.draw(number)
+        if len(drawn) < job.terms.workers_min:
+            job.state = b.WAITING
+            self.log(b.JobWaiting(number, len(job.pool)))
+            return
+        job.state = b.RUNNING
+        job.escrow -= job.terms.reward * len(drawn)
+        deadline = self.now + job.terms.commit_window_s
+        job.rounds[round_, attempt] = Round(job.base, deadline, {worker: Seat() for worker in drawn})
+        for worker in drawn:
+            job.free[worker] -= job.terms.stake
+            job.queues[worker].append((round_, attempt))
+        batch_seed = keccak(job.seed + word(round_) + word(attempt))
+        self.log(b.RoundOpened(number, round_, attempt, job.base, batch_seed, tuple(drawn), deadline))
+
+    def draw(self, number: int) -> list[bytes]:
+        job = self.jobs[number]
+        drawn = 0
+        for step in range(62):
+            left = len(job.pool) - drawn
+            if left == 0 or drawn == job.terms.slots:
+                break
+            place = drawn
+            if len(job.pool) > job.terms.slots:
+                place += int.from_bytes(keccak(job.entropy + word(number) + word(step)), "big") % left
+            worker = job.pool[place]
+            self.settle_seats(number, worker, 2)
+            if job.free[worker] < job.terms.stake:
+                self.log(b.Evicted(number, worker))
+                self.remove(number, worker)
+            else:
+                job.pool[place], job.pool[drawn] = job.pool[drawn], worker
+                drawn += 1
+        return job.pool[:drawn]
+
+    def open_reveals(self, number: int, round_: int, attempt: int) -> None:
+        job = self.jobs[number]
+        open_round = job.rounds[round_, attempt]
+        open_round.phase = b.REVEAL
+        open_round.deadline = self.now + job.terms.reveal_window_s
+        open_round.last_call_until = 0
+        self.log(b.RevealOpened(number, round_, attempt, open_round.commits, open_round.deadline))
+
+    def decide(self, number: int, round_: int, attempt: int, winner: bytes) -> None:
+        job = self.jobs[number]
+        open_round = job.rounds[round_, attempt]
+        open_round.winner = winner
+        open_round.grace_until = self.now + job.terms.grace_s
+        votes = open_round.votes(winner)
+        self.log(b.MajorityReached(number, round_, attempt, winner, votes, open_round.grace_until))
+        if job.terms.auto_finalise:
+            self.settle_round(number, round_, attempt, stop=False)
+
+    def settle_round(self, number: int, round_: int, attempt: int, stop: bool) -> None:
+        job = self.jobs[number]
+        open_round = job.rounds[round_, attempt]
+        assert open_round.winner is not None
+        open_round.phase, open_round.last_call_until = b.SETTLED, 0
+        job.base, job.settled, job.attempt = open_round.winner, round_, 1
+        votes = open_round.votes(open_round.winner)
+        self.log(b.RoundSettled(number, round_, attempt, open_round.winner, votes))
+        self.close_if_all_revealed(number, round_, attempt)
+        if stop:
+            self.end_job(number, b.STOPPED)
+        elif job.cancelled:
+            self.end_job(number, b.CANCELLED)
+        elif round_ == job.terms.rounds_max:
+            self.end_job(number, b.FINISHED)
+        elif self.now >= job.terms.deadline:
+            self.end_job(number, b.DEADLINE)
+        else:
+            self.open_round(number)
+
+    def close_if_all_revealed(self, number: int, round_: int, attempt: int) -> None:
+        open_round = self.jobs[number].rounds[round_, attempt]
+        if open_round.commits == open_round.reveals:
+            self.close_round(number, round_, attempt)
+
+    def close_round(self, number: int, round_: int, attempt: int) -> None:
+        open_round = self.jobs[number].rounds[round_, attempt]
+        open_round.phase = b.CLOSED
+        self.give_back(number, len(open_round.seats) - open_round.votes(open_round.winner))
+        self.log(b.RoundClosed(number, round_, attempt))
+
+    def void_round(self, number: int, round_: int, attempt: int) -> None:
+        job = self.jobs[number]
+        open_round = job.rounds[round_, attempt]
+        open_round.phase = b.VOID
+        self.give_back(number, len(open_round.seats))
+        self.log(b.RoundVoided(number, round_, attempt, open_round.commits, open_round.reveals))
+        job.attempt = attempt + 1
+        job.entropy = keccak(job.entropy + word(attempt))
+        if job.cancelled:
+            self.end_job(number, b.CANCELLED)
+        elif attempt == job.terms.attempts_max:
+            self.end_job(number, b.FAILED)
+        elif self.now >= job.terms.deadline:
+            self.end_job(number, b.DEADLINE)
+        else:
+            self.open_round(number)
+
+    def end_job(self, number: int, reason: int) -> None:
+        job = self.jobs[number]
+        job.state = b.ENDED
+        self.owed[job.owner] += job.escrow
+        job.escrow = 0
+        self.log(b.JobEnded(number, reason, job.settled, job.base))
+        self.log(b.JobDelisted(REPLICATED_KIND, REPLICATED, number))
+
+    # ---- money and small things ----
+
+    def remove(self, number: int, worker: bytes) -> int:
+        job = self.jobs[number]
+        job.pool[job.pool.index(worker)] = job.pool[-1]
+        job.pool.pop()
+        released = job.free.pop(worker, 0)
+        self.owed[worker] += released
+        return released
+
+    def give_back(self, number: int, slots: int) -> None:
+        job = self.jobs[number]
+        if job.state == b.ENDED:
+            self.owed[job.owner] += job.terms.reward * slots
+        else:
+            job.escrow += job.terms.reward * slots
+
+    def settle_seats(self, number: int, worker: bytes, count: int) -> None:
+        queue = self.jobs[number].queues[worker]
+        for _ in range(count):
+            if not queue or not self.settle_seat(number, *queue[0], worker):
+                break
+            queue.pop(0)
+
+    def settle_seat(self, number: int, round_: int, attempt: int, worker: bytes) -> bool:
+        job = self.jobs[number]
+        seat_round = job.rounds[round_, attempt]
+        seat = seat_round.seats[worker]
+        won = False
+        match seat_round.phase:
+            case b.VOID if 2 * seat_round.commits > len(seat_round.seats):
+                keeps = seat.update != b""
+            case b.VOID:
+                keeps = seat.ciphertext != b""
+            case b.CLOSED:
+                keeps = won = seat.update == seat_round.winner
+            case b.SETTLED if seat.update != b"":
+                keeps = won = seat.update == seat_round.winner
+            case _:
+                return False
+        seat.state = b.SEAT_SETTLED
+        earned = job.terms.reward if won else 0
+        forfeited = 0 if keeps else job.terms.stake
+        seat_round.rewards_paid += won
+        self.burned += forfeited
+        self.owed[worker] += earned
+        if keeps and worker in job.pool:
+            job.free[worker] += job.terms.stake
+        elif keeps:
+            self.owed[worker] += job.terms.stake
+        self.log(b.SeatSettled(number, round_, worker, attempt, earned, forfeited))
+        return True
+
+    def signed(self, worker: bytes, ctx: bytes, r: bytes, mask: bytes) -> bool:
+        try:
+            return masking.recover_mask(self.chain_id, REPLICATED, ctx, r, mask) == worker
+        except masking.InvalidMask:
+            return False
+
+    def log(self, event: Event) -> None:
+        self.events.append(event)
+
+    def posted_job(self, number: int) -> Job:
+        need(number in self.jobs, "no such job")
+        return self.jobs[number]
+
+    def open_job(self, number: int) -> Job:
+        job = self.posted_job(number)
+        need(job.state != b.ENDED, "job has ended")
+        need(not job.cancelled, "job is cancelled")
+        return job
+
+    def round(self, number: int, round_: int, attempt: int) -> Round | None:
+        return self.jobs[number].rounds.get((round_, attempt)) if number in self.jobs else None
+
+    def unclosed_round(self, number: int, round_: int, attempt: int) -> Round:
+        found = self.round(number, round_, attempt)
+        need(found is not None and found.phase in (b.COMMIT, b.REVEAL, b.SETTLED), "round is not open")
+        assert found is not None
+        return found
+
+
+def check_terms(terms: Terms, now: int) -> None:
+    need(terms.reward <= 2**96, "reward too large")
+    need(terms.stake <= 2**96, "stake too large")
+    need(terms.slots <= 31 and terms.slots % 2 == 1, "slots must be odd, 1 to 31")
+    need(1 <= terms.workers_min <= terms.slots, "workers_min must be 1 to slots")
+    need(1 <= terms.rounds_max <= 2**32, "rounds out of range")
+    need(1 <= terms.attempts_max <= 255, "attempts_max must be 1 to 255")
+    need(1 <= terms.commit_window_s <= YEAR_S, "commit window must be 1 s to 365 days")
+    need(1 <= terms.reveal_window_s <= YEAR_S, "reveal window must be 1 s to 365 days")
+    need(1 <= terms.last_call_s <= YEAR_S, "last call must be 1 s to 365 days")
+    need(terms.grace_s <= YEAR_S, "grace over 365 days")
+    need(terms.deadline > now, "deadline has passed")
+
+
+def need(holds: bool, reason: str) -> None:
+    if not holds:
+        raise Refused(f"replicated: {reason}")
+
+
+def word(value: int) -> bytes:
+    return value.to_bytes(32, "big")
+
+
+def xor(one: bytes, other: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(one, other, strict=True))

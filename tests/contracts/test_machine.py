@@ -1,0 +1,357 @@
+"""The contract beside its model: any calls, in any order, by anyone, at any time.
+
+Every call succeeds in both with the same events, or is refused by both with the same words; after every call the books
+are equal to the wei, and are what the contract really holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from eth_hash.auto import keccak
+from hypothesis import HealthCheck, event, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from chain.contracts import REPLICATED
+from chain.contracts import bindings as b
+from chain.contracts.calls import Call
+from chain.contracts.events import Terms
+from chain.masking import SECP256K1_ORDER
+from tests.contracts.evm_harness import CHAIN_ID, WEALTH, Evm, Reverted
+from tests.contracts.model import Model, Refused
+from tests.contracts.world import BAD, BASE, GOOD, KEYS, MANIFEST, NOW, OWNER, SEED, STRANGER, WORKERS, secrets
+
+TERMS = Terms(
+    reward=1_000,
+    stake=300,
+    slots=3,
+    workers_min=3,
+    rounds_max=3,
+    attempts_max=2,
+    commit_window_s=60,
+    reveal_window_s=40,
+    last_call_s=20,
+    grace_s=10,
+    deadline=NOW + 500,
+    auto_finalise=False,
+)
+POOL = WORKERS[:6]
+PEOPLE = (*POOL, OWNER, STRANGER)
+JOBS_MAX = 2
+
+ZERO = bytes(20)
+
+
+def mostly(usual: object, *others: object) -> st.SearchStrategy[object]:
+    """The usual value, at times one of the others; hypothesis shrinks towards the usual one."""
+    return st.sampled_from([usual] * 9 + list(others))
+
+
+terms_strategy = st.builds(
+    Terms,
+    reward=mostly(1_000, 0, 2**96, 2**96 + 1),
+    stake=mostly(300, 0, 2**96 + 1),
+    slots=mostly(3, 1, 5, 2, 33),
+    workers_min=mostly(3, 1, 0),
+    rounds_max=mostly(3, 1, 0),
+    attempts_max=mostly(2, 1, 0, 256),
+    commit_window_s=mostly(60, 0),
+    reveal_window_s=mostly(40, 0),
+    last_call_s=mostly(20, 0),
+    grace_s=mostly(10, 0),
+    deadline=mostly(NOW + 500, NOW),
+    auto_finalise=st.booleans(),
+)
+
+
+class Everybody(RuleBasedStateMachine):
+    """Six workers, an owner, a stranger and the clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evm = Evm(timestamp=NOW)
+        self.model = Model(CHAIN_ID)
+        self.settled: set[tuple[object, ...]] = set()
+        for person in PEOPLE:
+            self.evm.fund(person, WEALTH * 10**9)
+        self.wealth = sum(map(self.evm.balance, PEOPLE))
+
+    # ---- one call to both ----
+
+    def both(self, sender: bytes, call: Call, act: Callable[[], None]) -> None:
+        refused = reverted = None
+        expected, done = [], []
+        try:
+            expected = self.model.call(self.evm.timestamp, self.evm.parent_hash, act)
+        except Refused as error:
+            refused = str(error)
+        try:
+            done = self.evm.transact(sender, call).events
+        except Reverted as error:
+            reverted = error.reason
+        assert reverted == refused
+        assert done == expected
+        event(f"{act.__name__}: {refused or 'done'}")
+        for settled in done:
+            if isinstance(settled, b.SeatSettled):
+                seat = (settled.job, settled.round, settled.attempt, settled.worker)
+                assert seat not in self.settled, "settled twice"
+                self.settled.add(seat)
+        self.check_books()
+
+    def check_books(self) -> None:
+        books = self.evm.query(b.books_view())
+        assert books == self.model.books()
+        held = self.evm.balance(REPLICATED)
+        assert held == books.held
+        assert self.evm.balance(ZERO) == books.burned
+        assert sum(map(self.evm.balance, PEOPLE)) + held + books.burned == self.wealth
+
+    # ---- owners ----
+
+    @initialize(auto=st.booleans(), slots=st.sampled_from((3, 1, 5)), stake=mostly(300, 0))
+    def first_job(self, auto: bool, slots: int, stake: int) -> None:
+        terms = replace(TERMS, auto_finalise=auto, slots=slots, workers_min=min(slots, 3), stake=stake)
+        self.send_post(OWNER, terms, terms.escrow, 1_000)
+        for worker in POOL[:4]:
+            self.send_enrol(worker, 1, 600)
+
+    @precondition(lambda self: len(self.model.jobs) < JOBS_MAX)
+    @rule(terms=terms_strategy, short=mostly(0, 1), size=mostly(1_000, 0, 2**40 + 1))
+    def post(self, terms: Terms, short: int, size: int) -> None:
+        self.send_post(OWNER, terms, max(0, terms.escrow - short), size)
+
+    def send_post(self, sender: bytes, terms: Terms, value: int, size: int) -> None:
+        call = b.post(MANIFEST, BASE, size, SEED, terms)
+        call = Call(call.to, value, call.data, call.gas)
+        self.both(sender, call, named("post", self.model.post, sender, value, MANIFEST, BASE, size, SEED, terms))
+
+    @rule(data=st.data(), rounds=mostly(1, 0, 2**32), sender=st.sampled_from((OWNER, STRANGER)), short=mostly(0, 1))
+    def top_up(self, data: st.DataObject, rounds: int, sender: bytes, short: int) -> None:
+        job = self.some_job(data)
+        terms = self.terms(job)
+        call = b.top_up(job, rounds, terms)
+        value = min(max(0, call.value - short), WEALTH)
+        call = Call(call.to, value, call.data, call.gas)
+        self.both(sender, call, named("top_up", self.model.top_up, sender, value, job, rounds))
+
+    @rule(data=st.data(), sender=mostly(STRANGER, OWNER))
+    def cancel(self, data: st.DataObject, sender: bytes) -> None:
+        job = self.some_job(data)
+        self.both(sender, b.cancel(job), named("cancel", self.model.cancel, sender, job))
+
+    # ---- workers ----
+
+    @rule(data=st.data(), worker=st.sampled_from(POOL), value=mostly(600, 300, 1_500, 0, 299))
+    def enrol(self, data: st.DataObject, worker: bytes, value: int) -> None:
+        self.send_enrol(worker, self.some_job(data), value)
+
+    @rule(data=st.data(), value=mostly(600, 300, 1_500))
+    def all_enrol(self, data: st.DataObject, value: int) -> None:
+        job = self.some_job(data)
+        for worker in POOL[:5]:
+            self.send_enrol(worker, job, value)
+
+    def send_enrol(self, worker: bytes, job: int, value: int) -> None:
+        self.both(worker, b.enrol(job, value), named("enrol", self.model.enrol, worker, value, job))
+
+    @rule(data=st.data(), worker=st.sampled_from(POOL))
+    def leave(self, data: st.DataObject, worker: bytes) -> None:
+        job = self.some_job(data)
+        self.both(worker, b.leave(job), named("leave", self.model.leave, worker, job))
+
+    @rule(data=st.data(), worker=st.sampled_from(POOL), kind=mostly("own", "high s", "v 27", "short", "foreign", "old"))
+    def commit(self, data: st.DataObject, worker: bytes, kind: str) -> None:
+        self.send_commit(worker, self.some_round(data), kind)
+
+    @rule(data=st.data(), absent=st.integers(0, 8), liar=st.integers(0, 8), late=st.booleans())
+    def whole_round(self, data: st.DataObject, absent: int, liar: int, late: bool) -> None:
+        """As most rounds go: all commit, one is silent, one differs, the owner finalises, the silent one may be late."""
+        job = self.some_job(data)
+        self.send_enrol(POOL[0], job, 300)
+        place = self.some_round(data, job)
+        slots = self.slots(place)
+        for worker in slots:
+            self.send_commit(worker, place, "own")
+        for number, worker in enumerate(slots):
+            if number != absent:
+                self.send_reveal(worker, place, "own", BAD if number == liar else GOOD)
+        values = (*place, False)
+        self.both(OWNER, b.finalise(*values), named("finalise", self.model.finalise, OWNER, *values))
+        if late and absent < len(slots):
+            self.send_reveal(slots[absent], place, "own", GOOD)
+
+    @rule(data=st.data(), absent=st.integers(0, 8))
+    def all_commit(self, data: st.DataObject, absent: int) -> None:
+        place = self.some_round(data)
+        for number, worker in enumerate(self.slots(place)):
+            if number != absent:
+                self.send_commit(worker, place, "own")
+
+    def send_commit(self, worker: bytes, place: tuple[int, int, int], kind: str) -> None:
+        r, mask = opening(kind, worker, place)
+        values = (*place, keccak(worker), keccak(r), keccak(mask))
+        self.both(worker, b.commit(*values), named("commit", self.model.commit, worker, *values))
+
+    @rule(
+        data=st.data(),
+        worker=st.sampled_from(POOL),
+        kind=mostly("own", "high s", "v 27", "short", "foreign", "old", "wrong r"),
+        update=mostly(GOOD, BAD, bytes(32)),
+    )
+    def reveal(self, data: st.DataObject, worker: bytes, kind: str, update: bytes) -> None:
+        self.send_reveal(worker, self.some_round(data), kind, update)
+
+    @rule(data=st.data(), kind=st.sampled_from(("high s", "v 27", "short", "foreign", "old")))
+    def reveal_what_was_committed_falsely(self, data: st.DataObject, kind: str) -> None:
+        place = self.some_round(data)
+        for worker in self.slots(place)[:1]:
+            self.send_commit(worker, place, kind)
+            for other in self.slots(place)[1:]:
+                self.send_commit(other, place, "own")
+            self.send_reveal(worker, place, kind, GOOD)
+
+    @rule(data=st.data(), absent=st.integers(0, 8), liar=st.integers(0, 8), fork=st.booleans())
+    def all_reveal(self, data: st.DataObject, absent: int, liar: int, fork: bool) -> None:
+        place = self.some_round(data)
+        for number, worker in enumerate(self.slots(place)):
+            update = keccak(worker) if fork else BAD if number == liar else GOOD
+            if number != absent:
+                self.send_reveal(worker, place, "own", update)
+
+    def send_reveal(self, worker: bytes, place: tuple[int, int, int], kind: str, update: bytes) -> None:
+        values = (*place, *opening(kind, worker, place), update)
+        self.both(worker, b.reveal(*values), named("reveal", self.model.reveal, worker, *values))
+
+    @rule(data=st.data(), sender=st.sampled_from(PEOPLE))
+    def withdraw(self, data: st.DataObject, sender: bytes) -> None:
+        job = self.some_job(data)
+        before = self.evm.balance(sender)
+        owed = self.model.owed.get(sender, 0)
+        self.both(sender, b.withdraw(job), named("withdraw", self.model.withdraw, sender, job))
+        assert self.evm.balance(sender) >= before + owed
+
+    # ---- anyone ----
+
+    @rule(data=st.data(), sender=mostly(OWNER, STRANGER, POOL[0]), stop=mostly(False, True))
+    def finalise(self, data: st.DataObject, sender: bytes, stop: bool) -> None:
+        values = (*self.some_round(data), stop)
+        self.both(sender, b.finalise(*values), named("finalise", self.model.finalise, sender, *values))
+
+    @rule(data=st.data(), sender=st.sampled_from(PEOPLE))
+    def expire(self, data: st.DataObject, sender: bytes) -> None:
+        place = self.some_round(data)
+        self.both(sender, b.expire(*place), named("expire", self.model.expire, sender, *place))
+
+    @rule(data=st.data(), sender=st.sampled_from(PEOPLE))
+    def close(self, data: st.DataObject, sender: bytes) -> None:
+        place = self.some_round(data)
+        self.both(sender, b.close(*place), named("close", self.model.close, sender, *place))
+
+    @rule(data=st.data())
+    def expire_and_close(self, data: st.DataObject) -> None:
+        place = self.some_round(data)
+        self.pass_time(60)
+        self.both(STRANGER, b.expire(*place), named("expire", self.model.expire, STRANGER, *place))
+        self.pass_time(20)
+        self.both(STRANGER, b.close(*place), named("close", self.model.close, STRANGER, *place))
+
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        job = self.some_job(data)
+        self.both(STRANGER, b.end(job), named("end", self.model.end, STRANGER, job))
+
+    @rule(data=st.data(), worker=st.sampled_from(PEOPLE))
+    def settle(self, data: st.DataObject, worker: bytes) -> None:
+        job = self.some_job(data)
+        self.both(STRANGER, b.settle(job, worker), named("settle", self.model.settle, STRANGER, job, worker))
+
+    @rule(seconds=mostly(1, 9, 20, 60, 200))
+    def pass_time(self, seconds: int) -> None:
+        self.evm.timestamp += seconds
+        self.evm.number += 1
+
+    # ---- views, and where to act ----
+
+    @rule(data=st.data(), worker=st.sampled_from(POOL))
+    def look(self, data: st.DataObject, worker: bytes) -> None:
+        job, round_, attempt = self.some_round(data)
+        if job not in self.model.jobs:
+            return
+        known = self.model.jobs[job]
+        view = self.evm.query(b.job_view(job))
+        assert (view.state, view.settled, view.attempt, view.base) == (
+            known.state, known.settled, known.attempt, known.base,
+        )  # fmt: skip
+        assert (view.entropy, view.escrow, view.terms) == (known.entropy, known.escrow, known.terms)
+        seen = tuple(self.evm.query(b.enrolled_at_view(job, place)) for place in range(len(known.pool)))
+        assert seen == tuple(known.pool)
+        enrolment = self.evm.query(b.enrolment_view(job, worker))
+        assert enrolment.free == known.free[worker]
+        assert enrolment.tail - enrolment.head == len(known.queues[worker])
+        found = known.rounds.get((round_, attempt))
+        if found is not None:
+            shown = self.evm.query(b.round_view(job, round_, attempt))
+            assert (shown.phase, shown.slots, shown.commits, shown.reveals) == (
+                found.phase, len(found.seats), found.commits, found.reveals,
+            )  # fmt: skip
+            assert self.evm.query(b.votes_view(job, round_, attempt, GOOD)) == found.votes(GOOD)
+
+    def some_job(self, data: st.DataObject) -> int:
+        return data.draw(mostly(len(self.model.jobs), 1, 0, 9), label="job")
+
+    def some_round(self, data: st.DataObject, job: int | None = None) -> tuple[int, int, int]:
+        job = self.some_job(data) if job is None else job
+        known = self.model.jobs.get(job)
+        rounds: Sequence[tuple[int, int]] = list(known.rounds) if known is not None else []
+        newest = rounds[-1] if rounds else (1, 1)
+        return job, *data.draw(mostly(newest, *rounds[-3:], (0, 0)), label="round")
+
+    def slots(self, place: tuple[int, int, int]) -> Sequence[bytes]:
+        found = self.model.round(*place)
+        return list(found.seats) if found is not None else []
+
+    def terms(self, job: int) -> Terms:
+        known = self.model.jobs.get(job)
+        return known.terms if known is not None else TERMS
+
+
+def opening(kind: str, worker: bytes, place: tuple[int, int, int]) -> tuple[bytes, bytes]:
+    """R and S as an honest worker makes them, or not quite."""
+    r, mask = secrets(worker, *place)
+    match kind:
+        case "high s":
+            s = SECP256K1_ORDER - int.from_bytes(mask[32:64], "big")
+            return r, mask[:32] + s.to_bytes(32, "big") + bytes([mask[64] ^ 1])
+        case "v 27":
+            return r, mask[:64] + bytes([mask[64] + 27])
+        case "short":
+            return r, mask[:64]
+        case "foreign":
+            return secrets(next(person for person in KEYS if person != worker), *place)
+        case "old":
+            job, round_, attempt = place
+            return secrets(worker, job, round_ + 1, attempt)
+        case "wrong r":
+            return keccak(r), mask
+    return r, mask
+
+
+def named(name: str, method: Callable[..., None], *values: object) -> Callable[[], None]:
+    def act() -> None:
+        method(*values)
+
+    act.__name__ = name
+    return act
+
+
+TestEverybody = Everybody.TestCase
+TestEverybody.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
