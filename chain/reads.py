@@ -120,7 +120,8 @@ class ChainReads:
 
     def has(self, digest: bytes) -> bool:
         """Whether the block was executed here: final or not."""
-        return digest in self._overlay or self._store.block(digest) is not None
+        known = digest == self._final.hash or digest in self._overlay
+        return known or self._store.block(digest) is not None
 
     def head(self, digest: bytes) -> Head:
         """Raises UnknownBlock."""

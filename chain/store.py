@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import lmdb
 import msgspec
@@ -93,8 +93,8 @@ class Store:
     def _check_format(self) -> None:
         found = self._get("meta", b"format")
         if found is None:
-            with self._write() as put:
-                put("meta", b"format", _FORMAT)
+            with self._write() as batch:
+                batch.put("meta", b"format", _FORMAT)
         elif found != _FORMAT:
             raise StoreError(f"the chain database has format {found!r}, this version reads {_FORMAT!r}")
 
@@ -106,18 +106,10 @@ class Store:
             return value
 
     @contextmanager
-    def _write(self) -> Iterator[Callable[[str, bytes, bytes], None]]:
-        """One transaction: all or nothing, synced before the block is left."""
+    def _write(self) -> Iterator[_Batch]:
+        """One transaction: all or nothing, on disk when the block is left."""
         with _store_errors(), self._env.begin(write=True) as transaction:
-
-            def put(database: str, key: bytes, value: bytes) -> None:
-                transaction.put(key, value, db=self._dbs[database])
-
-            self._transaction = transaction
-            try:
-                yield put
-            finally:
-                del self._transaction
+            yield _Batch(transaction, self._dbs)
 
     def _range(self, database: str, start: bytes, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         with _store_errors(), self._env.begin(db=self._dbs[database]) as transaction:
@@ -137,10 +129,10 @@ class Store:
         return self._get("meta", b"genesis")
 
     def write_genesis(self, block: StoredBlock) -> None:
-        with self._write() as put:
-            _put_block(put, block)
-            put("meta", b"genesis", block.digest)
-            put("meta", b"finalised", block.digest)
+        with self._write() as batch:
+            batch.put_block(block)
+            batch.put("meta", b"genesis", block.digest)
+            batch.put("meta", b"finalised", block.digest)
 
     def finalised(self) -> bytes | None:
         """Digest of the finalised head."""
@@ -157,21 +149,15 @@ class Store:
 
         Own votes and bodies of views up to `prune` = (epoch, view) are dropped in the same transaction.
         """
-        with self._write() as put:
+        with self._write() as batch:
             for block in blocks:
-                _put_block(put, block)
-            put("certificates", _number(blocks[-1].number), msgspec.msgpack.encode(certificate))
+                batch.put_block(block)
+            batch.put("certificates", _number(blocks[-1].number), msgspec.msgpack.encode(certificate))
             for attestation in attestations:
-                put("attestations", _attestation_key(attestation), msgspec.msgpack.encode(attestation))
-            put("meta", b"finalised", blocks[-1].digest)
-            for database in ("votes", "bodies"):
-                self._delete_through(database, _view_key(*prune))
-
-    def _delete_through(self, database: str, last: bytes) -> None:
-        cursor = self._transaction.cursor(db=self._dbs[database])
-        found = cursor.first()
-        while found and cursor.key()[: len(last)] <= last:
-            found = cursor.delete()
+                batch.put("attestations", _attestation_key(attestation), msgspec.msgpack.encode(attestation))
+            batch.put("meta", b"finalised", blocks[-1].digest)
+            batch.delete_through("votes", _view_key(*prune))
+            batch.delete_through("bodies", _view_key(*prune))
 
     def state(self, key: bytes) -> bytes | None:
         """A trie node or contract code by its keccak."""
@@ -213,12 +199,13 @@ class Store:
 
     def log_votes(self, votes: Sequence[tuple[Vote, Block | None]]) -> None:
         """Own votes, and the bodies of the blocks they name, are on disk when this returns."""
-        with self._write() as put:
+        with self._write() as batch:
             for vote, block in votes:
                 key = _view_key(vote.epoch, vote.view) + vote.kind[:1].encode() + vote.digest
-                put("votes", key, msgspec.msgpack.encode(vote))
+                batch.put("votes", key, msgspec.msgpack.encode(vote))
                 if block is not None:
-                    put("bodies", _view_key(block.epoch, block.view) + block.digest, msgspec.msgpack.encode(block))
+                    name = _view_key(block.epoch, block.view) + block.digest
+                    batch.put("bodies", name, msgspec.msgpack.encode(block))
 
     def votes_and_blocks(self) -> tuple[tuple[Vote, ...], tuple[Block, ...]]:
         """What log_votes kept above the finalised view, by ascending (epoch, view)."""
@@ -231,13 +218,13 @@ class Store:
         return self._get("kv", _kv_key(namespace, key))
 
     def kv_put(self, namespace: str, key: bytes, value: bytes) -> None:
-        with self._write() as put:
-            put("kv", _kv_key(namespace, key), value)
+        with self._write() as batch:
+            batch.put("kv", _kv_key(namespace, key), value)
 
     def kv_delete(self, namespace: str, key: bytes) -> None:
         """Remove a key; a key that is not there is no error."""
-        with self._write():
-            self._transaction.delete(_kv_key(namespace, key), db=self._dbs["kv"])
+        with self._write() as batch:
+            batch.delete("kv", _kv_key(namespace, key))
 
     def kv_items(self, namespace: str) -> tuple[tuple[bytes, bytes], ...]:
         """All (key, value) of a namespace, by ascending key."""
@@ -245,17 +232,37 @@ class Store:
         return tuple((key[len(prefix) :], value) for key, value in self._range("kv", prefix, prefix))
 
 
-def _put_block(put: Callable[[str, bytes, bytes], None], block: StoredBlock) -> None:
-    number = _number(block.number)
-    for key, value in block.nodes.items():
-        put("state", key, value)
-    put("blocks", block.digest, block.payload)
-    put("heights", number, block.digest)
-    put("receipts", number, block.receipts)
-    if block.bloom:
-        put("blooms", number, block.bloom.to_bytes(256, "big"))
-    for index, transaction in enumerate(block.transactions):
-        put("transactions", transaction, number + index.to_bytes(4, "big"))
+class _Batch:
+    """What may be done within one transaction."""
+
+    def __init__(self, transaction: lmdb.Transaction, databases: Mapping[str, Any]) -> None:
+        self._transaction = transaction
+        self._dbs = databases
+
+    def put(self, database: str, key: bytes, value: bytes) -> None:
+        self._transaction.put(key, value, db=self._dbs[database])
+
+    def put_block(self, block: StoredBlock) -> None:
+        number = _number(block.number)
+        for key, value in block.nodes.items():
+            self.put("state", key, value)
+        self.put("blocks", block.digest, block.payload)
+        self.put("heights", number, block.digest)
+        self.put("receipts", number, block.receipts)
+        if block.bloom:
+            self.put("blooms", number, block.bloom.to_bytes(256, "big"))
+        for index, transaction in enumerate(block.transactions):
+            self.put("transactions", transaction, number + index.to_bytes(4, "big"))
+
+    def delete(self, database: str, key: bytes) -> None:
+        self._transaction.delete(key, db=self._dbs[database])
+
+    def delete_through(self, database: str, last: bytes) -> None:
+        """Delete all keys that begin with `last` or sort before it."""
+        cursor = self._transaction.cursor(db=self._dbs[database])
+        found = cursor.first()
+        while found and bytes(cursor.key())[: len(last)] <= last:
+            found = cursor.delete()
 
 
 def _number(number: int) -> bytes:

@@ -133,21 +133,22 @@ def running(nodes: Sequence[Node]) -> Iterator[list[Running]]:
             for node in nodes:
                 client = clients.enter_context(Client(Endpoint(socket=node.config.socket_path)))
                 with uninterrupted():  # a process that is not in the list would be left behind
-                    started.append(Running(node, _spawn(node), client))
+                    started.append(Running(node, spawn(node), client))
             yield started
         finally:
             with uninterrupted():
-                _stop([each.process for each in started])
+                stop([each.process for each in started])
 
 
-def _spawn(node: Node) -> subprocess.Popen[bytes]:
+def spawn(node: Node) -> subprocess.Popen[bytes]:
     packages = str(Path(cli.__file__).parent.parent)
     # The demo's nodes are configured by their files alone: what the user set for other nodes stays out.
     environment = {
         name: value for name, value in os.environ.items() if not (name.startswith(ENVIRONMENT_PREFIX) and "__" in name)
     }
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (packages, environment.get("PYTHONPATH"))))
-    with node.log.open("wb") as log:
+    environment["FLNODE_DEBUG"] = "1"  # if a node dies of a bug, its log shall say where
+    with node.log.open("ab") as log:
         return subprocess.Popen(
             # -P: the working directory holds data directories named like our packages
             [sys.executable, "-P", "-m", "cli.main", "start", "--config", str(node.config.directory)],
@@ -160,12 +161,12 @@ def _spawn(node: Node) -> subprocess.Popen[bytes]:
         )
 
 
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """SIGTERM to all, SIGKILL after STOP_S to the groups of those that are left."""
+def stop(processes: Sequence[subprocess.Popen[bytes]], limit_s: float = STOP_S) -> None:
+    """SIGTERM to all; after `limit_s` SIGKILL to the groups of those that are left."""
     for process in processes:
         if process.poll() is None:
             process.terminate()
-    deadline = time.monotonic() + STOP_S
+    deadline = time.monotonic() + limit_s
     for process in processes:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))

@@ -131,7 +131,10 @@ def create_node(
     path = directory / CONFIG_NAME
     if path.exists():
         raise UserError(f"{directory} already holds a node; choose another directory")
-    config = adjust(Config(directory=directory, node=NodeConfig(roles=roles)))
+    try:
+        config = adjust(Config(directory=directory, node=NodeConfig(roles=roles)))
+    except ValueError as error:  # a section's own check
+        raise UserError(str(error)) from None
     text = render_config(config)
     parse_config(text, path, {})  # what start will check, before anything is written
     try:

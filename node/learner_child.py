@@ -41,7 +41,7 @@ class JobFailed(LearnerError):
     """The process refused the job.
 
     Attributes:
-        kind: a kind of learner.errors.JobError, or "file", "memory", "busy".
+        kind: a kind of learner.errors.JobError, or "file", "memory", "busy", "timeout".
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -54,7 +54,7 @@ class LearnerConfig:
     """How to run the process.
 
     Attributes:
-        folder: its own folder, made if missing; whatever is in it may be deleted.
+        folder: its own folder, made if missing; files of jobs that are left in it are deleted.
         device: "auto", "cpu" or "cuda:N".
         sandbox: "require" refuses to start without all walls, "try" reports what is missing.
         start_timeout_s: for the imports and the self-check, on a busy machine.
@@ -75,10 +75,9 @@ class LearnerConfig:
 class Child:
     """One running process, and what it said of itself when it was ready."""
 
-    def __init__(self, process: trio.Process, start_timeout_s: float) -> None:
+    def __init__(self, process: trio.Process) -> None:
         self._process = process
         self._frames = protocol.FrameBuffer()
-        self._start_timeout_s = start_timeout_s
         self._killed = False
         self.ready: Ready
 
@@ -90,43 +89,18 @@ class Child:
             LearnerUnfit: the program cannot be run.
             LearnerDied: it ended, was too slow, or said something else.
         """
-        arguments = (
-            *config.program,
-            f"--folder={config.folder}",
-            f"--threads={config.threads}",
-            f"--device={config.device}",
-            f"--backend={config.backend}",
-            f"--memory-max-mb={config.memory_max_mb}",
-            f"--sandbox={config.sandbox}",
-        )
-        # Shielded, because a cancelled spawn would leave a process that nobody knows.
-        with trio.CancelScope(shield=True):
-            try:
-                process = await trio.lowlevel.open_process(
-                    arguments,
-                    stdin=-1,
-                    stdout=-1,
-                    stderr=-1,
-                    env=_environment(config),
-                    cwd=config.folder,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise LearnerUnfit(f"cannot start {config.program[0]}: {error}") from None
-        child = cls(process, config.start_timeout_s)
-        nursery.start_soon(child.tend, log)
+        child: Child = await nursery.start(_tend, config, log)
         try:
             with trio.fail_after(config.start_timeout_s):
                 first = await child._receive()
+            if not isinstance(first, Ready) or first.id != SPEAKS_FIRST:
+                raise LearnerDied("killed: did not introduce itself")
         except trio.TooSlowError:
             child.kill()
             raise LearnerDied(f"killed: not ready after {config.start_timeout_s} s") from None
         except BaseException:
             child.kill()
             raise
-        if not isinstance(first, Ready) or first.id != SPEAKS_FIRST:
-            child.kill()
-            raise LearnerDied("killed: did not speak first")
         child.ready = first
         return child
 
@@ -142,8 +116,8 @@ class Child:
 
     def kill(self) -> None:
         """Kill the process and all that it may have started: it leads a session of its own."""
-        self._killed = True
-        if self._process.poll() is None:
+        if not self._killed:  # only once: later the number may be another's
+            self._killed = True
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -151,8 +125,10 @@ class Child:
         """Hand stderr to the log until the process ends; on cancellation kill it, and be sure that it is gone."""
         assert self._process.stderr is not None
         try:
-            await _lines(self._process.stderr, log)
-            await self._process.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_lines, self._process.stderr, log)
+                await self._process.wait()
+                self.kill()  # what it started may still hold stderr open
         finally:
             self.kill()
             with trio.CancelScope(shield=True):
@@ -224,6 +200,41 @@ class Child:
         if status == CANNOT_START:
             return LearnerUnfit("it cannot start on this machine: its log says why")
         return LearnerDied(f"killed by signal {-status}" if status < 0 else f"exited with status {status}")
+
+
+async def _tend(
+    config: LearnerConfig, log: Callable[[str], None], task_status: trio.TaskStatus[Child] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Start a process and own it to its end."""
+    arguments = (
+        *config.program,
+        f"--folder={config.folder}",
+        f"--threads={config.threads}",
+        f"--device={config.device}",
+        f"--backend={config.backend}",
+        f"--memory-max-mb={config.memory_max_mb}",
+        f"--sandbox={config.sandbox}",
+    )
+    # Shielded, because a cancelled spawn would leave a process that nobody knows.
+    with trio.CancelScope(shield=True):
+        try:
+            process = await trio.lowlevel.open_process(
+                arguments,
+                stdin=-1,
+                stdout=-1,
+                stderr=-1,
+                env=_environment(config),
+                cwd=config.folder,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise LearnerUnfit(f"cannot start {config.program[0]}: {error}") from None
+    child = Child(process)
+    try:
+        task_status.started(child)
+        await child.tend(log)
+    finally:
+        child.kill()
 
 
 def _environment(config: LearnerConfig) -> dict[str, str]:

@@ -9,18 +9,21 @@ from __future__ import annotations
 import array
 import dataclasses
 import hashlib
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeVar
 
 import trio
 
+from learner import data
 from learner.manifest import Manifest
 from learner.protocol import (
     SPEAKS_FIRST,
-    AnyReply,
     Describe,
+    Done,
     Evaluate,
     Failed,
     Init,
@@ -47,6 +50,8 @@ __all__ = [
 
 DATASETS_MAX: Final = 4  # files kept in the folder, so that rounds of one job do not write theirs again
 
+R = TypeVar("R", Ready, Done, Scored)
+
 _JOB_FILES: Final = (".base", ".fldata", ".out", ".partial", ".state")
 
 
@@ -65,6 +70,7 @@ class Learner:
         self._child: Child | None = None
         self._last_id = SPEAKS_FIRST
         self._datasets: list[str] = []
+        self._closed = False
 
     @property
     def pid(self) -> int | None:
@@ -74,15 +80,14 @@ class Learner:
     async def describe(self) -> Ready:
         """What the process says about itself; starts it when it does not run."""
         async with self._turn:
-            reply = await self._ask(Describe(id=self._next_id()), None)
-        assert isinstance(reply, Ready)
-        return reply
+            return await self._ask(Describe(id=self._next_id()), Ready)
 
     async def init(self, manifest: Manifest) -> bytes:
         """The first base state."""
         async with self._turn:
             with self._files({}, "init.out") as out:
-                return await self._run(Init(id=self._next_id(), manifest=manifest.encode(), out=out), out, None)
+                job = Init(id=self._next_id(), manifest=manifest.encode(), out=out)
+                return await self._run(job, out, manifest.update_size())
 
     async def train(
         self,
@@ -100,44 +105,48 @@ class Learner:
             progress: called at most every 100 ms.
         """
         async with self._turn:
-            data = await self._keep_dataset(dataset)
+            name = await self._keep_dataset(dataset)
             with self._files({"train.base": base}, "train.out") as out:
                 job = Train(
                     id=self._next_id(),
                     manifest=manifest.encode(),
                     base="train.base",
-                    dataset=data,
+                    dataset=name,
                     batch_seed=batch_seed,
                     out=out,
                 )
-                return await self._run(job, out, progress)
+                return await self._run(job, out, manifest.update_size(), progress)
 
     async def evaluate(self, manifest: Manifest, state: bytes, dataset: bytes) -> Score:
         """Score a state on the dataset's test samples."""
         async with self._turn:
-            data = await self._keep_dataset(dataset)
+            name = await self._keep_dataset(dataset)
             with self._files({"evaluate.state": state}, "evaluate.out"):
-                job = Evaluate(id=self._next_id(), manifest=manifest.encode(), state="evaluate.state", dataset=data)
-                reply = await self._ask(job, None)
-        assert isinstance(reply, Scored)
+                job = Evaluate(id=self._next_id(), manifest=manifest.encode(), state="evaluate.state", dataset=name)
+                reply = await self._ask(job, Scored)
         return Score(reply.correct, reply.total)
 
     async def predict(self, manifest: Manifest, state: bytes, dataset: bytes) -> list[int]:
-        """The classes of a dataset's test samples, in order."""
+        """The classes of a dataset's test samples, in order; raises learner.errors.InvalidDataset before it starts."""
+        result_bytes = 2 * data.decode(dataset).test
         async with self._turn:
-            data = await self._keep_dataset(dataset)
+            name = await self._keep_dataset(dataset)
             with self._files({"predict.state": state}, "predict.out") as out:
                 job = Predict(
-                    id=self._next_id(), manifest=manifest.encode(), state="predict.state", dataset=data, out=out
+                    id=self._next_id(), manifest=manifest.encode(), state="predict.state", dataset=name, out=out
                 )
-                raw = await self._run(job, out, None)
+                raw = await self._run(job, out, result_bytes)
         classes = array.array("H", raw)
         if sys.byteorder != "little":
             classes.byteswap()
         return classes.tolist()
 
     def close(self) -> None:
-        """Kill the process, if there is one; open_learner waits for its end."""
+        """Kill the process, if there is one, and start no other; open_learner waits for its end."""
+        self._closed = True
+        self._kill()
+
+    def _kill(self) -> None:
         if self._child is not None:
             self._child.kill()
 
@@ -145,11 +154,22 @@ class Learner:
         self._last_id += 1
         return self._last_id
 
-    async def _run(self, job: Job, out: str, progress: Callable[[Progress], None] | None) -> bytes:
-        await self._ask(job, progress)
-        return (self._config.folder / out).read_bytes()
+    async def _run(
+        self, job: Job, out: str, result_bytes: int, progress: Callable[[Progress], None] | None = None
+    ) -> bytes:
+        """Do a job whose result is a file. The process is walled off because it might be taken over: look closely."""
+        await self._ask(job, Done, progress)
+        try:
+            result = _read_plain(self._config.folder / out, result_bytes + 1)
+        except OSError as error:
+            raise self._distrust(f"left no result: {error}") from None
+        if len(result) != result_bytes:
+            raise self._distrust(f"left a result that is not of {result_bytes} bytes")
+        return result
 
-    async def _ask(self, request: Job | Describe, progress: Callable[[Progress], None] | None) -> AnyReply:
+    async def _ask(
+        self, request: Job | Describe, expected: type[R], progress: Callable[[Progress], None] | None = None
+    ) -> R:
         """Send one request and await its final reply; holds the turn, so nobody else's reply can come between."""
         child = await self._living_child()
         if not child.ready.conforms:
@@ -158,12 +178,20 @@ class Learner:
             with trio.fail_after(self._config.job_timeout_s):
                 reply = await child.converse(request, progress)
         except trio.TooSlowError:
-            raise LearnerDied(f"killed: a job took longer than {self._config.job_timeout_s} s") from None
+            raise JobFailed("timeout", f"ended: took longer than {self._config.job_timeout_s} s") from None
         if isinstance(reply, Failed):
             raise JobFailed(reply.kind, reply.message)
+        if not isinstance(reply, expected):
+            raise self._distrust(f"answered {type(request).__name__} with {type(reply).__name__}")
         return reply
 
+    def _distrust(self, reason: str) -> LearnerDied:
+        self._kill()
+        return LearnerDied(f"killed: {reason}")
+
     async def _living_child(self) -> Child:
+        if self._closed:
+            raise LearnerDied("closed")
         if self._child is None or self._child.dead:
             self._child = None
             self._child = await Child.start(self._config, self._log, self._nursery)
@@ -222,3 +250,9 @@ async def open_learner(config: LearnerConfig, log: Callable[[str], None]) -> Asy
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from None
         raise
+
+
+def _read_plain(path: Path, bytes_max: int) -> bytes:
+    """At most bytes_max of a file that is not a link (to a key of ours, say)."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        return file.read(bytes_max)

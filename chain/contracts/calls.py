@@ -10,6 +10,19 @@ from eth_hash.auto import keccak
 from chain.contracts import REPLICATED, compiled
 from chain.contracts.events import Terms
 
+# Gas limits: measured worst cases (tests/contracts/test_gas.py prints and bounds them) and some to spare.
+OPENING_GAS: Final = 8_000_000  # whatever may open a round: up to 31 drawn, 31 evicted, 2 seats settled of each
+POST_GAS: Final = 800_000
+TOP_UP_GAS: Final = 200_000
+CANCEL_GAS: Final = 250_000
+LEAVE_GAS: Final = 300_000
+COMMIT_GAS: Final = 350_000
+REVEAL_GAS: Final = 450_000
+EXPIRE_GAS: Final = 100_000
+END_GAS: Final = 250_000
+SETTLE_GAS: Final = 500_000
+WITHDRAW_GAS: Final = 600_000
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -48,9 +61,12 @@ def commit(job: int, round_: int, attempt: int, ciphertext: bytes, r_hash: bytes
     return _call("commit", COMMIT_GAS, job, round_, attempt, ciphertext, r_hash, s_hash)
 
 
-def reveal(job: int, round_: int, attempt: int, r: bytes, mask: bytes, update_digest: bytes) -> Call:
-    """Reveal. The gas covers the opening of the next round, which the deciding reveal does if the job asks for it."""
-    return _call("reveal", OPENING_GAS, job, round_, attempt, r, mask, update_digest)
+def reveal(
+    job: int, round_: int, attempt: int, r: bytes, mask: bytes, update_digest: bytes, auto_finalise: bool = True
+) -> Call:
+    """Reveal. If the job's terms say `auto_finalise`, the deciding reveal also opens the next round, and needs the gas."""
+    gas = OPENING_GAS if auto_finalise else REVEAL_GAS
+    return _call("reveal", gas, job, round_, attempt, r, mask, update_digest)
 
 
 def finalise(job: int, round_: int, attempt: int, stop: bool) -> Call:
@@ -142,16 +158,3 @@ _FUNCTIONS: Final = {
 def _call(name: str, gas: int, *values: object, value: int = 0) -> Call:
     selector, types = _FUNCTIONS[name]
     return Call(REPLICATED, value, encode(selector, types, values), gas)
-
-
-# Measured worst cases (tests/contracts/test_gas.py prints and bounds them) and a fifth to spare.
-OPENING_GAS: Final = 9_000_000  # whatever may open a round: 31 slots drawn, 31 evictions, 2 seats settled of each
-POST_GAS: Final = 900_000
-TOP_UP_GAS: Final = 150_000
-CANCEL_GAS: Final = 250_000
-LEAVE_GAS: Final = 300_000
-COMMIT_GAS: Final = 400_000
-EXPIRE_GAS: Final = 100_000
-END_GAS: Final = 250_000
-SETTLE_GAS: Final = 500_000
-WITHDRAW_GAS: Final = 600_000

@@ -78,5 +78,5 @@ class Backend(Protocol):
         ...
 
     async def stop(self) -> schema.Stopping:
-        """Begin to stop and return at once; the API stays open for another 0.2 s, so that the answer gets out."""
+        """Begin to stop and return at once. The API, when cancelled, still lets the answer out."""
         ...

@@ -15,8 +15,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import hypercorn.config
 import hypercorn.trio
@@ -39,7 +40,7 @@ log = structlog.get_logger()
 
 REQUESTS_MAX: Final = 64  # at once and per door; long polls count
 BODY_TIMEOUT_S: Final = 10.0
-_GRACE_S: Final = 0.2  # for answers on their way when the node stops
+GRACE_S: Final = 0.2  # for answers on their way when the node stops
 _JSON: Final = "application/json"
 
 
@@ -63,18 +64,52 @@ async def serve_api(
     dispatcher = Dispatcher(methods, config.api.batch_max)
     limit = config.api.body_bytes_max
     with _unix_socket(config.socket_path) as door:
-        doors = [(door, _app(dispatcher, limit, token=None))]
+        doors = [_Door(door, _app(dispatcher, limit, token=None))]
         http = None
         if config.api.http_listen:
             listener = _tcp_socket(config.api.http_listen)
             host, port = listener.getsockname()[:2]
             http = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            doors.append((listener, _app(dispatcher, limit, token=ensure_token(config.token_path))))
+            doors.append(_Door(listener, _app(dispatcher, limit, token=ensure_token(config.token_path))))
         async with trio.open_nursery() as nursery:
-            for bound, app in doors:
-                await nursery.start(_serve, app, bound)
-            log.info("api.opened", socket=str(config.socket_path), http=http)
-            task_status.started(ApiAddresses(config.socket_path, http))
+            try:
+                for each in doors:
+                    await nursery.start(each.serve)
+                log.info("api.opened", socket=str(config.socket_path), http=http)
+                task_status.started(ApiAddresses(config.socket_path, http))
+                await trio.sleep_forever()
+            finally:
+                for each in doors:
+                    each.close()
+
+
+class _Door:
+    """A bound socket and the app behind it. It outlives the cancellation of its surroundings: `close` ends it."""
+
+    def __init__(self, bound: socket.socket, app: Starlette) -> None:
+        self._bound = bound
+        self._app = app
+        self._scope = trio.CancelScope(shield=True)
+        self._active = 0
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(partial(hypercorn.trio.serve, self._answer, _Bound(self._bound), mode="asgi"))
+                task_status.started()
+
+    def close(self) -> None:
+        """At once, or after GRACE_S if an answer is on its way, such as the one to fl_stop."""
+        self._scope.deadline = trio.current_time() + (GRACE_S if self._active else 0.0)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":  # the server's own start and end, which last as long as the door
+            return await self._app(scope, receive, send)
+        self._active += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._active -= 1
 
 
 class _Bound(hypercorn.config.Config):
@@ -83,7 +118,7 @@ class _Bound(hypercorn.config.Config):
     def __init__(self, bound: socket.socket) -> None:
         super().__init__()
         self._bound = bound
-        self.graceful_timeout = _GRACE_S
+        self.graceful_timeout = GRACE_S
         self.read_timeout = int(WAIT_S_MAX) + 30  # a long poll is silent while it waits
         self.accesslog = None
         self.errorlog = logging.getLogger("hypercorn")
@@ -94,14 +129,8 @@ class _Bound(hypercorn.config.Config):
         return hypercorn.config.Sockets([], [self._bound], [])
 
 
-async def _serve(
-    app: Starlette, bound: socket.socket, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED
-) -> None:
-    await hypercorn.trio.serve(app, _Bound(bound), mode="asgi", task_status=task_status)
-
-
 def _app(dispatcher: Dispatcher, body_bytes_max: int, token: str | None) -> Starlette:
-    """One door. `token` None: whoever comes through may do everything (the Unix socket)."""
+    """What one door leads to. `token` None: whoever comes through may do everything (the Unix socket)."""
     active = 0
 
     async def answer(request: Request) -> Response:

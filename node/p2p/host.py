@@ -307,20 +307,22 @@ class Network:
         stream, _ = await open_requested(link, protocol, b"")
         return stream
 
-    async def run(self, *, task_status: TaskStatus[Network]) -> None:
-        """Listen, gossip and dial until cancelled. Raises ListenFailed."""
-        listeners = await _listen(parse_address(self._config.listen))
+    async def run(self, listeners: Sequence[trio.SocketListener], *, task_status: TaskStatus[Network]) -> None:
+        """Accept, gossip and dial until cancelled."""
         names = [listener.socket.getsockname() for listener in listeners]
         self.addresses = tuple(f"{socket_address(name[0], name[1])}/p2p/{self.peer_id}" for name in names)
-        async with open_gossip(
-            self._identity,
-            self.addresses,
-            self._open_stream,
-            self._config,
-            self._take_gossip,
-            self.refuse,
-            self.disconnect,
-        ) as self._gossip:
+        async with (
+            self._events_in,
+            open_gossip(
+                self._identity,
+                self.addresses,
+                self._open_stream,
+                self._config,
+                self._take_gossip,
+                self.refuse,
+                self.disconnect,
+            ) as self._gossip,
+        ):
             self._nursery.start_soon(self._gossip_loop)
             for address in self._config.bootstrap:
                 self._nursery.start_soon(self._keep_dialling, parse_address(address))
@@ -356,6 +358,8 @@ async def run_network(
     """
     if len(hello) > config.hello_bytes_max:
         raise MessageTooLarge(len(hello), config.hello_bytes_max)
+    identity = Identity(key)
+    listeners = await _listen(parse_address(config.listen))  # before the nursery, so that ListenFailed comes bare
     async with trio.open_nursery() as nursery:
-        network = Network(Identity(key), config, hello, nursery)
-        await network.run(task_status=task_status)
+        network = Network(identity, config, hello, nursery)
+        await network.run(listeners, task_status=task_status)

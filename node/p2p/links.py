@@ -191,14 +191,14 @@ class Links:
                     del self.by_peer[link.peer]
                     self._services.part(link.peer)
             reason = link.reason or "closed"
+            if reason.startswith(_FAULT):
+                self.refuse(link.peer, reason.removeprefix(_FAULT))
             if link.session is not None:
                 log.info("peer.lost", peer=link.peer, address=str(link.address), reason=reason)
                 await self._emit(PeerLost(link.peer, reason))
+            return reason
         finally:
             link.closed.set()
-        if reason.startswith(_FAULT):
-            self.refuse(link.peer, reason.removeprefix(_FAULT))
-        return reason
 
     async def _hold_session(self, link: Link) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -46,6 +46,7 @@ class TinyNode:
         self.waiting: dict[bytes, int] = {}
         self.specs: list[schema.JobSpec] = []
         self.stopped = False
+        self.on_stop: Callable[[], None] = lambda: None
         self.broken = False
 
     def close(self) -> None:
@@ -157,6 +158,7 @@ class TinyNode:
 
     async def stop(self) -> schema.Stopping:
         self.stopped = True
+        self.on_stop()
         return schema.Stopping(os.getpid())
 
 

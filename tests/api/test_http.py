@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -49,6 +50,19 @@ async def test_the_socket_may_change_the_node(tmp_path: Path, node: TinyNode) ->
     async with over_socket(config_in(tmp_path), node) as client:
         assert "result" in await call(client, "fl_stop")
     assert node.stopped
+
+
+async def test_who_stops_the_node_still_gets_the_answer(tmp_path: Path, node: TinyNode) -> None:
+    config = config_in(tmp_path, HTTP)
+    async with trio.open_nursery() as nursery:
+        addresses = await nursery.start(serve_api, config, node)
+        node.on_stop = nursery.cancel_scope.cancel
+        with trio.CancelScope(shield=True):
+            transport = httpx.AsyncHTTPTransport(uds=str(addresses.socket))
+            async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
+                answer = await call(client, "fl_stop")
+    assert answer["result"] == {"pid": os.getpid()}
+    assert not config.socket_path.exists()
 
 
 async def test_http_may_read_but_changes_the_node_only_with_the_token(tmp_path: Path, node: TinyNode) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -299,10 +301,11 @@ def test_garbage_is_an_invalid_block(sample: tuple[Chain, Block], payload: bytes
 def test_a_validator_that_signs_garbage_fields_is_refused(sample: tuple[Chain, Block], data: st.DataObject) -> None:
     taker, block = sample
     numbers, words = st.integers(0, 1 << 300), st.binary(min_size=32, max_size=32)
+    times = st.integers(0, GENESIS_TIME - 1) | st.integers(1 << 40, 1 << 300)
     kinds = {
         "parent_hash": words, "uncles_hash": words, "state_root": words, "transaction_root": words,
         "receipt_root": words, "bloom": st.integers(0, (1 << 256) - 1), "difficulty": numbers, "block_number": numbers,
-        "gas_limit": numbers, "gas_used": numbers, "timestamp": st.integers(0, GENESIS_TIME - 1) | st.integers(1 << 40, 1 << 300),
+        "gas_limit": numbers, "gas_used": numbers, "timestamp": times,
         "extra_data": st.binary(max_size=120),
         "mix_hash": st.binary(max_size=40), "nonce": st.binary(min_size=8, max_size=8), "base_fee_per_gas": numbers,
         "blob_gas_used": numbers, "excess_blob_gas": numbers, "coinbase": st.binary(min_size=20, max_size=20),
@@ -557,3 +560,13 @@ def test_blocks_are_served_in_batches_that_end_with_a_proof(chain: Chain, other:
         other.finalise(blocks, proof)
         served = chain.blocks_from(other.finalised.number + 1, 2, 1 << 20)
     assert other.finalised == chain.finalised
+
+
+def test_importing_the_chain_loads_neither_learner_nor_network_nor_compiler() -> None:
+    rooms = (
+        "chain.chain, chain.mempool, chain.claims, chain.masking, chain.consensus, chain.messages, chain.transaction"
+    )
+    code = f"import sys, {rooms}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert "eth" in loaded.split()
+    assert not {"torch", "numpy", "trio", "libp2p", "web3", "vyper", "eth_account", "pytest"} & set(loaded.split())

@@ -281,6 +281,23 @@ def test_a_flipped_bit_never_leaves_the_sender_the_same(at: int, mask: int) -> N
     assert sender != ADDRESSES[0]
 
 
+def test_an_encoding_that_is_not_the_shortest_is_refused() -> None:
+    raw = sign(0, 3, COUNTER, gas=21_000)
+    assert raw[:5] == b"\x02\xf8" + bytes([len(raw) - 3]) + b"\x07\x03"
+    Codec(RULES).transaction(raw)
+    for short, long in (
+        (b"\x07\x03", b"\x07\x81\x03"),
+        (b"\x07\x03", b"\x07\x82\x00\x03"),
+        (b"\x82\x52", b"\xb8\x02\x52"),
+    ):
+        body = raw[3:].replace(short, long, 1)
+        assert body != raw[3:]
+        with pytest.raises(InvalidTransaction, match="malformed"):
+            Codec(RULES).transaction(b"\x02\xf8" + bytes([len(body)]) + body)
+    with pytest.raises(InvalidTransaction, match="malformed"):
+        Codec(RULES).transaction(b"\x02\xf9\x00" + raw[2:])
+
+
 def test_lists_nested_thousands_deep_are_refused() -> None:
     deep = b""
     for _ in range(5_000):

@@ -140,8 +140,8 @@ def test_a_database_of_another_format_is_refused(tmp_path: Path, monkeypatch: py
 
 def test_a_garbled_record_is_named_damage(tmp_path: Path) -> None:
     store = Store(tmp_path, MAP_SIZE)
-    with store._write() as put:
-        put("votes", bytes(17), b"\xc1")
+    with store._write() as batch:
+        batch.put("votes", bytes(17), b"\xc1")
     with pytest.raises(StoreError, match="damaged: Vote"):
         store.votes_and_blocks()
 

@@ -27,7 +27,7 @@ from chain.types import Log
 
 CHAIN_ID = 1337
 BLOCK_GAS = 15_000_000
-WEALTH = 10**24
+WEALTH = 10**36
 CODE_MAX = 24_576  # EIP-170
 
 T = TypeVar("T")

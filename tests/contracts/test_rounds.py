@@ -319,19 +319,22 @@ def test_too_few_eligible_workers_make_the_job_wait() -> None:
     assert "RoundOpened" in names(world.do(loser, b.enrol(job, STAKE)))
 
 
-def test_one_drawing_looks_at_62_workers_and_an_enrolled_one_wakes_the_job_for_more() -> None:
+def test_a_drawing_looks_at_62_workers_at_most_and_an_enrolled_one_calls_for_another() -> None:
+    """Nobody commits: all that were drawn forfeit their only stake, and stay in the pool until a drawing finds them."""
     world = World()
-    job = world.post(slots=31, workers_min=31, rounds_max=9, attempts_max=9)
-    world.enrol(job, 31, deposit=STAKE)
-    losers = set(world.slots)
-    for attempt in (1, 2):
-        # nobody commits: all forfeit, and are drawn no more
-        world.enrol(job, WORKERS[31 * attempt : 31 * attempt + 31], deposit=STAKE)
-        events = world.expire_and_close(job, 1, attempt)
-        if attempt == 1:
-            evicted = {event.worker for event in of_type(events, b.Evicted)}
-            assert evicted <= losers
-            assert len(evicted) + len(world.slots) <= 62
+    job = world.post(slots=31, workers_min=31, attempts_max=9)
+    world.enrol(job, 100, deposit=STAKE)
+    events: list[b.Event] = []
+    while world.job(job).state == b.RUNNING:
+        events = world.expire_and_close(job, 1, world.job(job).attempt)
+    evicted = len(of_type(events, b.Evicted))
+    assert 31 < evicted < 62
+    able = [worker for worker in WORKERS if world.enrolment(job, worker).free == STAKE]
+    assert len(able) >= 31
+    events = world.do(able[0], b.enrol(job, 0))
+    assert events[0] == b.Enrolled(job, able[0], STAKE)
+    assert isinstance(events[-1], b.RoundOpened)
+    assert set(world.slots) <= set(able)
     world.books()
 
 

@@ -19,6 +19,7 @@ from node.learner_pool import (
     Score,
     open_learner,
 )
+from tests.learner import numpy_twin as twin
 from tests.learner.examples import DIGITS, digits_manifest, small_dataset
 
 SEED = bytes(32)
@@ -53,6 +54,11 @@ while True:
         pipe.send(Progress(id=request.id, step=1, steps=5, loss=0.5))
         if behaviour == "crash": os.abort()
         if behaviour == "nonsense": os.write(pipe._stdout, b"\\0\\0\\0\\1\\xc1")
+        if behaviour in ("empty-handed", "short", "link"):
+            if behaviour == "short": open(request.out, "wb").write(b"x")
+            if behaviour == "link": os.symlink(sys.executable, request.out)
+            pipe.send(Done(id=request.id, elapsed_ms=0.0)); continue
+        if behaviour == "other": pipe.send(Scored(id=request.id, correct=1, total=1)); continue
         time.sleep(60)  # stuck: never looks at stdin
 """
 
@@ -82,69 +88,76 @@ def is_running(pid: int) -> bool:
     return False
 
 
-async def cancelled_during(learner: Learner) -> float:
+async def cancelled_during(learner: Learner, base: bytes) -> float:
     """Cancel a training at its first progress; returns the seconds until the call was over."""
-    cancelled_at = 0.0
+    cancelled_at: list[float] = []
     with trio.CancelScope() as scope:
 
         def cancel(_: object) -> None:
-            nonlocal cancelled_at
-            cancelled_at = cancelled_at or trio.current_time()
+            cancelled_at.append(trio.current_time())
             scope.cancel()
 
-        await learner.train(ENDLESS, await_base(), DIGITS, SEED, cancel)
+        await learner.train(ENDLESS, base, DIGITS, SEED, cancel)
     assert scope.cancelled_caught
-    return trio.current_time() - cancelled_at
+    return trio.current_time() - cancelled_at[0]
 
 
-def await_base() -> bytes:
-    return BASE[0]
-
-
-BASE = [b""]
+def twin_result() -> tuple[bytes, tuple[int, int]]:
+    """State and score of one round of MANIFEST, by the numpy version."""
+    job = twin.Job(
+        sizes=MANIFEST.model.sizes,
+        batch_size=MANIFEST.batch_size,
+        steps=MANIFEST.steps,
+        learning_rate=MANIFEST.learning_rate,
+        momentum=MANIFEST.momentum,
+        bits=MANIFEST.bits,
+        init_seed=MANIFEST.init_seed,
+    )
+    features, labels, train = twin.dataset(DIGITS)
+    state = twin.train(job, twin.initial(job), features[:train], labels[:train], SEED)
+    return twin.canonical(state, job.bits), twin.score(job, state, features[train:], labels[train:])
 
 
 async def test_the_real_learner_does_every_kind_of_job_cancels_one_and_outlives_a_kill(tmp_path: Path) -> None:
     log = Log()
+    expected, score = twin_result()
     async with open_learner(LearnerConfig(tmp_path, device="cpu"), log.append) as learner:
         ready = await learner.describe()
         assert ready.conforms
         assert ready.device == "cpu"
-        base = BASE[0] = await learner.init(MANIFEST)
+        base = await learner.init(MANIFEST)
         assert len(base) == MANIFEST.update_size()
-        state = await learner.train(MANIFEST, base, DIGITS, SEED)
-        assert state == await learner.train(MANIFEST, base, DIGITS, SEED)
-        assert state != base
-        assert await learner.evaluate(MANIFEST, state, DIGITS) == Score(93, 360)
-        classes = await learner.predict(MANIFEST, state, DIGITS)
-        assert len(classes) == 360
+        assert await learner.train(MANIFEST, base, DIGITS, SEED) == expected
+        assert await learner.evaluate(MANIFEST, expected, DIGITS) == Score(*score)
+        assert len(await learner.predict(MANIFEST, expected, DIGITS)) == 360
 
         pid = learner.pid
-        assert await cancelled_during(learner) < 0.2
-        assert await learner.evaluate(MANIFEST, state, DIGITS) == Score(93, 360)
+        assert pid is not None
+        assert await cancelled_during(learner, base) < 0.2
+        assert await learner.evaluate(MANIFEST, expected, DIGITS) == Score(*score)
         assert learner.pid == pid  # the cancelled job did not cost the process its life
 
         with pytest.raises(JobFailed, match="magic") as caught:
             await learner.train(MANIFEST, b"x" * 100, DIGITS, SEED)
         assert caught.value.kind == "state"
 
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
         with pytest.raises(LearnerDied, match="signal 9"):
-            await learner.train(ENDLESS, base, DIGITS, SEED)
-        assert await learner.train(MANIFEST, base, DIGITS, SEED) == state
+            await learner.train(ENDLESS, base, DIGITS, SEED, lambda _: os.kill(pid, signal.SIGKILL))
+        assert await learner.train(MANIFEST, base, DIGITS, SEED) == expected
         last = learner.pid
-    assert last is not None
+        assert last is not None
+        assert last != pid
     assert not is_running(last)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".fldata"]
+    assert {name.rpartition(".")[2] for name in os.listdir(tmp_path)} == {"fldata"}
     assert log == []
 
 
 async def test_a_learner_that_does_not_answer_a_cancel_is_killed_in_time_with_all_its_children(tmp_path: Path) -> None:
     log = Log()
     async with open_learner(fake(tmp_path, "stuck"), log.append) as learner:
-        assert await cancelled_during(learner) < 0.2
+        assert await cancelled_during(learner, b"base") < 0.2
         await learner.describe()
+        await logged(log, 2)
         first, second = (int(line.removeprefix("started ")) for line in log[:2])
         assert not is_running(first)
         assert is_running(second)
@@ -185,33 +198,59 @@ async def test_a_learner_that_is_not_ready_in_time_is_killed(tmp_path: Path) -> 
 
 async def test_a_job_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     async with open_learner(fake(tmp_path, "stuck", job_timeout_s=0.2), print) as learner:
-        with pytest.raises(LearnerDied, match="longer than"):
+        with pytest.raises(JobFailed, match="longer than") as caught:
             await learner.train(MANIFEST, b"base", DIGITS, SEED)
+        assert caught.value.kind == "timeout"
+        assert learner.pid is None
 
 
-async def test_leaving_the_block_in_the_middle_of_a_job_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [
+        ("empty-handed", "left no result"),
+        ("short", "not of 38708 bytes"),
+        ("link", "left no result"),
+        ("other", "Train with Scored"),
+    ],
+)
+async def test_a_process_that_was_taken_over_cannot_pass_off_a_wrong_result(
+    tmp_path: Path, behaviour: str, words: str
+) -> None:
+    async with open_learner(fake(tmp_path, behaviour), print) as learner:
+        with pytest.raises(LearnerDied, match=words):
+            await learner.train(MANIFEST, b"base", DIGITS, SEED)
+        assert learner.pid is None
+
+
+async def test_leaving_the_block_ends_the_jobs_of_other_tasks_and_every_process(tmp_path: Path) -> None:
     log = Log()
     started = trio.Event()
-    with pytest.raises(ZeroDivisionError):
-        async with open_learner(fake(tmp_path, "stuck"), log.append) as learner, trio.open_nursery() as nursery:
+    ends: list[str] = []
 
-            async def work() -> None:
-                await learner.train(MANIFEST, b"base", DIGITS, SEED, lambda _: started.set())
+    async def work(learner: Learner) -> None:
+        try:
+            await learner.train(MANIFEST, b"base", DIGITS, SEED, lambda _: started.set())
+        except LearnerDied as error:
+            ends.append(str(error))
 
-            nursery.start_soon(work)
+    async with trio.open_nursery() as nursery:
+        async with open_learner(fake(tmp_path, "stuck"), log.append) as learner:
+            nursery.start_soon(work, learner)
+            nursery.start_soon(work, learner)  # waits its turn, which never comes
             await started.wait()
-            await learner_logged(log)
-            nursery.cancel_scope.cancel()
-            await leave()
+            await logged(log, 1)
+    assert ends == ["killed by signal 9", "closed"]
     assert not is_running(log.pid())
 
 
-async def leave() -> None:
-    raise ZeroDivisionError
+async def test_an_exception_leaves_the_block_as_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with open_learner(fake(tmp_path, "stuck"), print):
+            raise ZeroDivisionError
 
 
-async def learner_logged(log: Log) -> None:
-    while not log:
+async def logged(log: Log, lines: int) -> None:
+    while len(log) < lines:
         await trio.lowlevel.checkpoint()
 
 
@@ -245,7 +284,7 @@ async def test_only_the_datasets_used_last_are_kept(tmp_path: Path, monkeypatch:
     async with open_learner(LearnerConfig(tmp_path, device="cpu"), print) as learner:
         base = await learner.init(manifest)
         states = [await learner.train(manifest, base, dataset, SEED) for dataset in datasets]
-        assert len(list(tmp_path.glob("*.fldata"))) == 2
+        assert sum(name.endswith(".fldata") for name in os.listdir(tmp_path)) == 2
         assert [await learner.train(manifest, base, dataset, SEED) for dataset in datasets] == states
     assert (tmp_path / "mine.txt").exists()
     assert not (tmp_path / "old.state").exists()

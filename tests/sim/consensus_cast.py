@@ -69,10 +69,10 @@ class Validator:
         self.machine = Simplex(
             self.scenario.validators, self.index, EPOCH, DELTA_S, final, lambda *_: b"", certificate,
             votes=() if self.scenario.forgets_votes else self.disk.votes,
-            blocks=self.disk.bodies.values(),
+            blocks=self.disk.bodies.values(), quorum=self.scenario.quorum,
         )  # fmt: skip
         if self.scenario.broken_quorum is not None:
-            self.machine._tally.quorum = self.scenario.broken_quorum
+            self.machine._votes.quorum = self.scenario.broken_quorum
         self.feed(consensus.Started())
         if self.up:
             self.on_boot(self)

@@ -64,7 +64,7 @@ class Simulation:
         for _ in range(rng.choice((0, 1, 2)) if scenario.crashes else 0):
             self.clock.at(rng.uniform(1, scenario.calm_from_s), self._black_out)
         for partition in self.network.partitions:
-            self.clock.at(partition.end_s, lambda: [self._connect(each) for each in self.validators])
+            self.clock.at(partition.end_s, self._connect_all)
         for transaction in range(scenario.transactions):
             holders = rng.sample(range(n), rng.randrange(1, n + 1))
             self.submit_at(rng.uniform(0.3, scenario.calm_from_s * 0.9), transaction, holders)
@@ -97,6 +97,10 @@ class Simulation:
             if other is not validator and other.up and validator.up:
                 validator.later(self.clock.now + 0.01, consensus.Connected(other.index))
                 other.later(self.clock.now + 0.01, consensus.Connected(validator.index))
+
+    def _connect_all(self) -> None:
+        for validator in self.validators:
+            self._connect(validator)
 
     def _black_out(self) -> None:
         for validator in self.honest:

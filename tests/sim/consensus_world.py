@@ -63,6 +63,7 @@ class Scenario:
     end_s: float = 60.0
     fixed_delay_s: float | None = None
     work_s: float = 0.005  # to build or to execute a block
+    quorum: int | None = None  # raised
     # deliberately wrong validators, to see that the simulator can tell
     broken_quorum: int | None = None
     forgets_votes: bool = False

@@ -1,0 +1,83 @@
+"""Job files: what becomes of them, and every mistake in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli.errors import UserError
+from cli.jobfile import escrow_wei, load_job
+
+EXAMPLE = Path(__file__).parent.parent.parent / "configs" / "jobs" / "digits.toml"
+NOW = 1_800_000_000.7
+
+
+def test_the_example_becomes_the_job_that_it_describes() -> None:
+    spec = load_job(EXAMPLE, NOW)
+    assert (spec.dataset, spec.model.sizes, spec.goal_accuracy, spec.seed) == ("digits", [64, 64, 10], 0.95, 0)
+    assert (spec.terms.reward_wei, spec.terms.stake_wei) == (str(10**16), str(10**17))
+    assert spec.terms.deadline == int(NOW) + 86_400
+    assert escrow_wei(spec.terms) == 10**16 * 3 * 60
+
+
+def edited(folder: Path, old: str, new: str) -> Path:
+    text = EXAMPLE.read_text()
+    assert old in text
+    path = folder / "job.toml"
+    path.write_text(text.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps = 10", "stpes = 10", "unknown key `stpes` in [job] of {path} (did you mean `steps`?)"),
+        ("slots = 3", "slotz = 3", "unknown key `slotz` in [terms] of {path} (did you mean `slots`?)"),
+        ("[terms]", "[term]", "{path}: `term` is not known here; a job file has the tables [job] and [terms]"),
+        ("[job]", "kind = 1\n[job]", "{path}: `kind` is not known here"),
+        ("batch_size = 32\n", "", "missing key `batch_size` in [job] of {path}"),
+        ("batch_size = 32", "batch_size = '32'", "`batch_size` in [job] of {path}: expected a whole number, got '32'"),
+        ("batch_size = 32", "batch_size = 0", "`batch_size` in [job] of {path}"),
+        ("steps = 10 ", "steps = true ", "`steps` in [job] of {path}: expected a whole number, got True"),
+        ('model = "mlp"', 'model = "transformer"', "unknown model 'transformer' (known: mlp)"),
+        ('dataset = "digits"', 'dataset = "digit"', "'digit' is neither built in (digits) nor a 0x digest"),
+        ("[64, 64, 10]", "[64, 64, 11]", "digits needs 64 inputs and 10 outputs, got [64, 64, 11]"),
+        ("[64, 64, 10]", "[64]", "`sizes` in [job] of {path}"),
+        ("[64, 64, 10]", "[]", "`sizes` in [job] of {path}"),
+        ("[64, 64, 10]", "[64, 0, 10]", "`sizes[1]` in [job] of {path}"),
+        ("[64, 64, 10]", "[64, 'x', 10]", "`sizes` in [job] of {path}: expected a list of whole numbers"),
+        ("learning_rate = 0.1", "learning_rate = -1", "`learning_rate` in [job] of {path}"),
+        ("learning_rate = 0.1", "learning_rate = nan", "`learning_rate` in [job] of {path}"),
+        ("momentum = 0.5", "momentum = 1.0", "`momentum` in [job] of {path}"),
+        ("goal_accuracy = 0.95", "goal_accuracy = 95", "`goal_accuracy` in [job] of {path}"),
+        ("seed = 0 ", "seed = -1 ", "`seed` in [job] of {path}: expected 0 to 2**63 - 1"),
+        ('"0.01 flt"', "0.01", "`reward` in [terms] of {path}: 0.01 needs a unit"),
+        ('"0.1 flt"', '"0.1 eth"', "`stake` in [terms] of {path}: unknown unit 'eth'"),
+        ("slots = 3 ", "slots = 4 ", "`slots` in [terms] of {path}: expected an odd number to 31, got 4"),
+        ("slots = 3 ", "slots = 33 ", "`slots` in [terms] of {path}: expected an odd number to 31, got 33"),
+        ("workers_min = 3", "workers_min = 5", "`workers_min` in [terms] of {path}: expected 1 to `slots` = 3, got 5"),
+        ("attempts_max = 3", "attempts_max = 256", "`attempts_max` in [terms] of {path}: expected 1 to 255, got 256"),
+        ("grace_s = 60", "grace_s = -1", "`grace_s` in [terms] of {path}: expected at least 0, got -1"),
+        ("deadline_s = 86400", "deadline_s = 1.5", "`deadline_s` in [terms] of {path}: expected a whole number"),
+        ("auto_finalise = false", "auto_finalise = 0", "`auto_finalise` in [terms] of {path}: expected true or false"),
+        ("[job]", "[job", "{path} is not valid TOML"),
+    ],
+)
+def test_every_mistake_is_one_line_that_names_the_key_and_the_file(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    path = edited(tmp_path, old, new)
+    with pytest.raises(UserError) as caught:
+        load_job(path, NOW)
+    assert message.format(path=path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"#" * ((1 << 20) + 1)])
+def test_a_file_that_cannot_be_a_job_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "job.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"job\.toml"):
+        load_job(path, NOW)

@@ -1,0 +1,169 @@
+"""What calls cost, printed as a table (`pytest -s`), bounded loosely, and within the gas that the bindings send."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from chain.contracts import bindings as b
+from chain.contracts import calls
+from chain.contracts.calls import Call
+from tests.contracts.evm_harness import BLOCK_GAS
+from tests.contracts.world import (
+    BASE,
+    DAY,
+    GOOD,
+    MANIFEST,
+    OWNER,
+    SEED,
+    STAKE,
+    STRANGER,
+    TERMS,
+    UPDATE_SIZE,
+    WORKERS,
+    World,
+    commit_call,
+    reveal_call,
+)
+
+SPARE = 1.1  # every limit is at least this much above what was measured
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[dict[str, int]]:
+    rows: dict[str, int] = {}
+    yield rows
+    print("\n" + "\n".join(f"{what:54s} {gas:>10,} gas" for what, gas in rows.items()))
+
+
+def gas_of(world: World, table: dict[str, int], what: str, sender: bytes, call: Call) -> int:
+    gas = world.run(sender, call).gas_used
+    table[what] = max(gas, table.get(what, 0))
+    assert gas * SPARE <= call.gas, f"{what}: {gas} of {call.gas}"
+    return gas
+
+
+def play(world: World, job: int, round_: int) -> None:
+    """A round in which all agree, up to its majority."""
+    world.commit(job, round_)
+    world.reveal(job, dict.fromkeys(world.slots, GOOD), round_)
+
+
+@pytest.mark.parametrize(
+    ("slots", "finalise_max"), [(3, 650_000), (5, 900_000), (31, 4_500_000)]
+)
+def test_a_round_costs_what_its_slots_cost(table: dict[str, int], slots: int, finalise_max: int) -> None:
+    world = World()
+    job = world.post(slots=slots, workers_min=min(slots, 3), rounds_max=3)
+    world.enrol(job, 40)
+    while len(world.slots) < slots:  # the first round opens with three
+        play(world, job, 1)
+        gas_of(world, table, f"finalise, {slots} slots, first time", OWNER, b.finalise(job, 1, 1, False))
+    round_ = world.job(job).settled + 1
+    for worker in world.slots:
+        gas = gas_of(world, table, f"commit, {slots} slots", worker, commit_call(worker, job, round_, 1))
+        assert gas < 200_000
+    for worker in world.slots:
+        gas = gas_of(world, table, f"reveal, {slots} slots", worker, reveal_call(worker, job, round_, 1, GOOD))
+        assert gas < 200_000
+    gas = gas_of(world, table, f"finalise, {slots} slots", OWNER, b.finalise(job, round_, 1, False))
+    assert gas < finalise_max
+    assert len(world.slots) == slots
+
+
+def test_cost_does_not_grow_with_the_number_enrolled(table: dict[str, int]) -> None:
+    costs = {}
+    for enrolled in (10, 100):
+        world = World()
+        job = world.post(slots=5)
+        world.enrol(job, enrolled)
+        play(world, job, 1)
+        costs[enrolled] = gas_of(world, table, f"finalise, 5 of {enrolled}", OWNER, b.finalise(job, 1, 1, False))
+    assert costs[100] < 1.1 * costs[10]
+
+
+def test_joining_and_leaving(table: dict[str, int]) -> None:
+    world = World()
+    terms = replace(TERMS, slots=31, workers_min=31, rounds_max=2**20)
+    post = b.post(MANIFEST, BASE, UPDATE_SIZE, SEED, terms)
+    assert gas_of(world, table, "post", OWNER, post) < 700_000
+    for worker in WORKERS[:30]:
+        assert gas_of(world, table, "enrol", worker, b.enrol(1, STAKE)) < 200_000
+    opening = gas_of(world, table, "enrol that opens a round of 31", WORKERS[30], b.enrol(1, STAKE))
+    assert opening < 4_000_000
+    gas_of(world, table, "top_up", STRANGER, b.top_up(1, 1, terms))
+    gas_of(world, table, "leave", WORKERS[0], b.leave(1))
+    gas_of(world, table, "cancel", OWNER, b.cancel(1))
+    waiting = world.post()
+    gas_of(world, table, "cancel that ends the job", OWNER, b.cancel(waiting))
+    late = world.post()
+    world.wait(DAY)
+    gas_of(world, table, "end", STRANGER, b.end(late))
+
+
+def with_unsettled_seats(count: int) -> tuple[World, int, bytes]:
+    """A worker with decided, unsettled seats: silent in round 1, which is closed only after the others were played."""
+    world = World()
+    job = world.post(slots=3, workers_min=3, rounds_max=100)
+    world.enrol(job, 3, deposit=20 * STAKE)
+    silent = world.slots[0]
+    world.commit(job)
+    world.reveal(job, dict.fromkeys(world.slots[1:], GOOD))
+    world.do(OWNER, b.finalise(job, 1, 1, False))
+    for round_ in range(2, count + 1):
+        play(world, job, round_)
+        world.do(OWNER, b.finalise(job, round_, 1, False))
+    world.expire_and_close(job)
+    enrolment = world.enrolment(job, silent)
+    assert enrolment.tail - enrolment.head == count + 1  # and one in the open round
+    return world, job, silent
+
+
+def test_calls_that_settle_seats_on_the_way(table: dict[str, int]) -> None:
+    for count in (1, 8):
+        world, job, silent = with_unsettled_seats(count)
+        gas_of(world, table, f"settle of {count} seats", STRANGER, b.settle(job, silent))
+    world, job, silent = with_unsettled_seats(8)
+    gas_of(world, table, "withdraw with 8 seats", silent, b.withdraw(job))
+    world, job, silent = with_unsettled_seats(8)
+    gas_of(world, table, "leave with 2 seats", silent, b.leave(job))
+    world, job, silent = with_unsettled_seats(8)
+    others = [worker for worker in world.slots if worker != silent]
+    world.commit(job, 9, workers=others)
+    gas_of(world, table, "last commit with 2 seats", silent, commit_call(silent, job, 9, 1))
+    world.reveal(job, {others[0]: GOOD}, 9)
+    deciding = reveal_call(silent, job, 9, 1, GOOD)
+    deciding = Call(deciding.to, 0, deciding.data, calls.REVEAL_GAS)
+    gas_of(world, table, "deciding reveal with 2 seats", silent, deciding)
+    world.wait(TERMS.reveal_window_s)
+    gas_of(world, table, "expire", STRANGER, b.expire(job, 9, 1))
+
+
+def test_the_dearest_openings_fit_their_gas_and_a_block(table: dict[str, int]) -> None:
+    """Nobody commits, round after round: every drawing settles forfeits and evicts."""
+    for deposit in (STAKE, 2 * STAKE):
+        world = World()
+        job = world.post(slots=31, workers_min=31, attempts_max=20)
+        world.enrol(job, 100, deposit=deposit)
+        while (now := world.job(job)).state == b.RUNNING:
+            world.wait(TERMS.commit_window_s)
+            world.do(STRANGER, b.expire(job, 1, now.attempt))
+            world.wait(TERMS.last_call_s)
+            call = b.close(job, 1, now.attempt)
+            gas = gas_of(world, table, "close that voids, evicts and opens 31 slots", STRANGER, call)
+            assert gas * 1.5 <= call.gas, "a worse case may exist than this test finds"
+        world.books()
+    assert calls.OPENING_GAS <= BLOCK_GAS / 1.5
+
+
+def test_an_auto_finalised_majority_opens_the_next_round_within_its_gas(table: dict[str, int]) -> None:
+    world = World()
+    job = world.post(slots=31, workers_min=31, auto_finalise=True)
+    world.enrol(job, 40)
+    world.commit(job)
+    first = world.slots
+    world.reveal(job, dict.fromkeys(first[:15], GOOD))
+    gas_of(world, table, "auto-finalising reveal, 31 slots", first[15], reveal_call(first[15], job, 1, 1, GOOD))
+    assert world.job(job).settled == 1
