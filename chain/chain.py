@@ -79,7 +79,7 @@ class Chain(ChainReads):
         """
         super().__init__(store, network)
         self._claim_of = _default_claim_of() if claim_of is None else claim_of
-        self._claim_digest = _default_claim_digest() if claim_digest is None else claim_digest
+        self._digest_of = _default_claim_digest() if claim_digest is None else claim_digest
         self.genesis_digest = self._open(_default_accounts() if genesis_accounts is None else genesis_accounts)
         finalised = store.finalised()
         payload = None if finalised is None else store.block(finalised)
@@ -145,7 +145,7 @@ class Chain(ChainReads):
             except InvalidTransaction:
                 continue
             claims = [] if attested is None else self._claims_of(logs_of((receipt,), 0, b""))
-            missing = [claim for claim in claims if attested is not None and not attested(self._digest_of(claim))]
+            missing = [claim for claim in claims if attested is not None and not attested(self.claim_digest(claim))]
             if missing:
                 execution.undo()
                 idle_gas_left -= receipt.gas_used
@@ -158,8 +158,9 @@ class Chain(ChainReads):
     def _claims_of(self, logs: Iterable[Log]) -> list[Claim]:
         return [claim for log in logs if (claim := self._claim_of(log)) is not None]
 
-    def _digest_of(self, claim: Claim) -> bytes:
-        return self._claim_digest(claim, self.network.chain_id, self.genesis_digest)
+    def claim_digest(self, claim: Claim) -> bytes:
+        """What attestations of a claim sign."""
+        return self._digest_of(claim, self.network.chain_id, self.genesis_digest)
 
     # -- blocks --------------------------------------------------------------------------------------------------
 
@@ -307,7 +308,7 @@ class Chain(ChainReads):
 
     def _beside(self, block: Block, executed: Executed) -> list[Attestation]:
         """The attestations of this block's own claims; a proposer may have put any others beside it."""
-        wanted = {self._digest_of(claim) for claim in executed.claims}
+        wanted = {self.claim_digest(claim) for claim in executed.claims}
         return [each for each in block.attestations or executed.block.attestations if each.claim in wanted]
 
 

@@ -76,6 +76,7 @@ __all__ = [
     "Started", "Status", "Ticked", "VoteMessage", "WakeAt", "WantBlock", "WorkChanged",
 ]  # fmt: skip
 
+
 class Simplex:
     """One validator's consensus of one epoch: `step(event, now)` returns the effects, in the order to carry them out.
 
@@ -228,7 +229,8 @@ class Simplex:
         asked, self._building = self._building, None
         if block is None:
             self.pending, self._declined = False, asked.empty
-        elif (block.epoch, block.view) == (self.epoch, view) and (view, NOTARISE) not in self._votes.mine:
+        elif (view, NOTARISE) not in self._votes.mine:
+            assert (block.epoch, block.view, block.parent) == (self.epoch, view, asked.parent.digest)
             self._bodies.add_own(block)
             self._proposal = block
             vote = self._vote(view, NOTARISE, block.digest, block)

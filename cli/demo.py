@@ -22,7 +22,8 @@ from cli.output import print_json, stdout
 from cli.signals import interruptible, uninterrupted
 from node.api import schema
 
-POLL_S: Final = 0.1
+START_POLL_S: Final = 0.25
+EVENTS_WAIT_S: Final = 0.5  # also how soon a dead node is noticed
 START_LIMIT_S: Final = 120.0
 CLOSE_LIMIT_S: Final = 90.0  # from the last settled round until its late reveals are over
 SUBMIT_WAIT_S: Final = 30.0
@@ -34,7 +35,7 @@ JOB: Final = {
     "batch_size": 32,
     "steps": 10,
     "learning_rate": 0.1,
-    "momentum": 0.5,
+    "momentum": 0.8,
 }
 # Every worker holds a slot in every round, so the three honest ones are a majority. A slow machine must not void a
 # round, therefore the windows are far longer than anything takes; the reveal window is what the demo waits for at
@@ -46,7 +47,7 @@ TERMS: Final = {
     "workers_min": WORKERS,
     "attempts_max": 5,
     "commit_window_s": 120,
-    "reveal_window_s": 15,
+    "reveal_window_s": 10,
     "last_call_s": 5,
     "grace_s": 60,
     "deadline_s": 3600,
@@ -109,7 +110,7 @@ def _wait_until_up(network: Sequence[Running], view: View, deadline: float) -> N
                 del waiting[name]
                 view.node_up(name, len(network) - len(waiting), len(network))
         if waiting:
-            time.sleep(POLL_S)
+            time.sleep(START_POLL_S)
 
 
 def _status(each: Running) -> schema.Status | None:
@@ -134,6 +135,7 @@ def _follow(network: Sequence[Running], server: Running, job: int, view: View, d
     """Show progress until the job has ended and the books of every round are closed."""
     names = {each.node.address: each.node.member.name for each in network}
     closing = False
+    seen = 0
     while True:
         detail = server.client.call("fl_job", schema.JobDetail, {"id": job})
         view.show(detail, names)
@@ -145,7 +147,8 @@ def _follow(network: Sequence[Running], server: Running, job: int, view: View, d
             view.say("the job has ended; its last round stays open for late reveals")
         place = f"round {detail.round}, {detail.phase}" + (f": {detail.waiting_for}" if detail.waiting_for else "")
         _check(network, deadline, f"the job is still {detail.state} ({place})")
-        time.sleep(POLL_S)
+        params = {"id": job, "after": seen, "wait_s": EVENTS_WAIT_S}
+        seen = server.client.call("fl_jobEvents", schema.JobEvents, params, wait_s=EVENTS_WAIT_S).next
 
 
 def _check(network: Sequence[Running], deadline: float, state: str) -> None:

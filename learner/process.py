@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
@@ -107,7 +107,7 @@ class Pipe:
         self._frames.feed(data)
 
 
-def serve(pipe: Pipe, workbench: Workbench, ready: Ready, clock: Callable[[], float] = time.monotonic) -> None:
+def serve(pipe: Pipe, workbench: Workbench, ready: Ready, clock: Callable[[], float] = time.monotonic) -> NoReturn:
     """Answer requests until the parent is gone (ParentGone).
 
     Args:

@@ -165,9 +165,7 @@ class Node:
         self._feed.replay()
         self._account.on_finalised(self._chain.nonce(self._address))
         self._start_roles(nursery, performer)
-        self._link.attach(network)
-        for topic in (TOPIC_TRANSACTIONS, TOPIC_REFUSALS):
-            network.subscribe(topic)
+        self._link.attach(network, (TOPIC_TRANSACTIONS, TOPIC_REFUSALS))
         self._ledger.start(trio.current_time())
         nursery.start_soon(self._pump, network)
         nursery.start_soon(self._keep_time)
@@ -234,7 +232,7 @@ class Node:
                 case MessageReceived(peer=peer) if self._link.is_member(peer):
                     self._ledger.receive(peer, self._link.index_of(peer), event.kind, event.payload, now)
                 case GossipReceived(peer=peer):
-                    self._ledger.receive_gossip(peer, event.topic, event.payload, now)
+                    self._ledger.receive_gossip(peer, self._link.topic_of(event.topic), event.payload, now)
             self._poke()
 
     async def _keep_time(self) -> None:

@@ -10,11 +10,12 @@ connected, and for whatever is still not final after a while. A validator repeat
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
+from eth_hash.auto import keccak
 
 from chain import certificate, claims, messages
 from chain.chain import Chain, FinalisedBlock
@@ -22,13 +23,14 @@ from chain.mempool import Mempool
 from chain.store import Store
 from chain.types import Attestation, Block, Certificate, ChainError, Claim, InvalidTransaction, InvalidVote, Transaction
 from node import wire
+from node.bounded import BoundedSet
 from node.sync import VALIDATOR_LAG_S, Sync
 from node.validator import Validator
 
 log = structlog.get_logger()
 
 REPEAT_S: Final = 1.0  # what is not final after this long is forwarded again
-REFUSED_MAX: Final = 4096  # transactions remembered as refused
+REFUSED_MAX: Final = 4096  # transactions and claims remembered as refused
 TOPIC_TRANSACTIONS: Final = "transactions"
 TOPIC_REFUSALS: Final = "refusals"
 
@@ -49,6 +51,10 @@ class LedgerWire(Protocol):
     def gossip(self, topic: str, payload: bytes) -> None: ...
 
     def drop(self, peer: str, reason: str) -> None: ...
+
+    def refuse(self, peer: str, reason: str) -> None:
+        """Count a fault of a peer, log it, and keep a peer of many faults out for a while."""
+        ...
 
     @property
     def validators_connected(self) -> int: ...
@@ -86,8 +92,8 @@ class Ledger:
         self._attested = claims.Attestations(len(self._addresses), chain.network.quorum_size)
         self._sync = Sync(chain.finalised.number, VALIDATOR_LAG_S if index is not None else 0.0)
         self._repeat_at: float | None = None
-        self._told: set[bytes] = set()  # claims reported as refused
-        self._refused_transactions: OrderedDict[bytes, None] = OrderedDict()
+        self._told: BoundedSet[bytes] = BoundedSet(REFUSED_MAX)  # claims reported as refused
+        self._refused_transactions: BoundedSet[bytes] = BoundedSet(REFUSED_MAX)
         self._now = 0.0
         self.validator: Validator | None = None
         if key is not None and index is not None:
@@ -144,8 +150,8 @@ class Ledger:
         try:
             self._receive(peer, index, kind, payload)
         except (wire.InvalidMessage, ChainError) as error:
-            self.refused[kind if kind in _KINDS else "unknown"] += 1
-            log.warning("message.refused", peer=peer, kind=kind[:32], reason=str(error)[:200])
+            self.refused[kind if kind in wire.KINDS else "unknown"] += 1
+            self._wire.refuse(peer, f"{kind[:32]!r}: {str(error)[:200]}")
 
     def receive_gossip(self, peer: str, topic: str, payload: bytes, now: float) -> None:
         self._now = now
@@ -156,7 +162,7 @@ class Ledger:
                 self._take_attestations(payload)
         except (wire.InvalidMessage, ChainError) as error:
             self.refused["gossip"] += 1
-            log.warning("gossip.refused", peer=peer, topic=topic, reason=str(error)[:200])
+            log.warning("gossip.refused", handed_on_by=peer, topic=topic, reason=str(error)[:200])
 
     def _receive(self, peer: str, index: int | None, kind: str, payload: bytes) -> None:
         match kind:
@@ -196,10 +202,11 @@ class Ledger:
         """What a peer sent: the good ones are kept, the bad ones are counted."""
         reason = None
         for raw in raws:
+            digest = keccak(raw)
+            if digest in self.mempool or digest in self._refused_transactions:
+                continue
             try:
                 transaction = self.chain.decode_transaction(raw)
-                if transaction.hash in self.mempool or transaction.hash in self._refused_transactions:
-                    continue
                 if transaction.nonce < self.chain.nonce(transaction.sender):
                     continue  # final already: a repeat
                 self._admit_one(transaction)
@@ -285,9 +292,7 @@ class Ledger:
             return
         for transaction in self.validator.transactions_claiming(claim):
             self.mempool.remove(transaction)
-            self._refused_transactions[transaction] = None
-            if len(self._refused_transactions) > REFUSED_MAX:
-                self._refused_transactions.popitem(last=False)
+            self._refused_transactions.add(transaction)
 
     def _send_attestations(self, index: int) -> None:
         assert self._index is not None
@@ -300,6 +305,10 @@ class Ledger:
         for block in blocks:
             for transaction in block.transactions:
                 self.mempool.remove(transaction)
+            for claim in self.chain.claims(block.head.digest):
+                self._attested.forget(
+                    claims.claim_digest(claim, self.chain.network.chain_id, self.chain.genesis_digest)
+                )
             log.info("block.finalised", number=block.head.number, view=block.head.view, txs=len(block.transactions))
         for sender in self.mempool.senders():
             self.mempool.set_nonce(sender, self.chain.nonce(sender))
@@ -361,7 +370,3 @@ class Ledger:
         if self.validator is not None:
             self.validator.restart(self._now)
 
-
-_KINDS: Final = frozenset(
-    {wire.CONSENSUS, wire.TRANSACTIONS, wire.ATTESTATIONS, wire.HEAD, wire.WANT_BLOCKS, wire.BLOCKS}
-)

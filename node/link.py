@@ -6,6 +6,8 @@ peer of another network or version is told so and dropped; nothing it sent reach
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import structlog
 
 from chain.chain import Chain
@@ -30,9 +32,18 @@ class Link:
         self._network: Network | None = None
         self._members: dict[str, int | None] = {}  # peers of our network -> validator index
 
-    def attach(self, network: Network) -> None:
-        """The network is up."""
+    def attach(self, network: Network, topics: Iterable[str]) -> None:
+        """The network is up: follow these topics of it."""
         self._network = network
+        for topic in topics:
+            network.subscribe(self._topic(topic))
+
+    def topic_of(self, full: str) -> str:
+        """Our name of a topic on the wire, which also names the network."""
+        return full.removeprefix(self._topic(""))
+
+    def _topic(self, topic: str) -> str:
+        return f"flnode/{self._chain.genesis_digest.hex()[:16]}/{topic}"
 
     def admit(self, peer: str, greeting: bytes) -> int | None:
         """Check a peer's first words; its validator index, if it has one.
@@ -95,12 +106,16 @@ class Link:
                 self._send(peer, kind, payload)
 
     def gossip(self, topic: str, payload: bytes) -> None:
-        if self._network is not None and not self._network.publish_nowait(topic, payload):
+        if self._network is not None and not self._network.publish_nowait(self._topic(topic), payload):
             log.warning("gossip.overflowed", topic=topic)  # what is not final is repeated anyway
 
     def drop(self, peer: str, reason: str) -> None:
         if self._network is not None:
             self._network.disconnect(peer, reason)
+
+    def refuse(self, peer: str, reason: str) -> None:
+        if self._network is not None:
+            self._network.refuse(peer, reason)
 
     def _send(self, peer: str, kind: str, payload: bytes) -> None:
         if self._network is not None:

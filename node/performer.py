@@ -26,8 +26,9 @@ from learner import manifest as manifests
 from learner.errors import InvalidManifest, JobError
 from learner.manifest import Manifest
 from learner.protocol import Progress
-from node.account import Account, QueueFull, TransactionFailed
 from node import unixfs
+from node.account import Account, QueueFull, TransactionFailed
+from node.api.schema import LearnerState
 from node.blobs import BlobError, BlobExchange, BlobStore
 from node.driver import Tasks
 from node.jobs import Key
@@ -54,7 +55,7 @@ WORK_FAULTS: Final = (LearnerError, BlobError, OSError)
 class Activity:
     """What the learner is doing, for status."""
 
-    state: str = "off"
+    state: LearnerState = "off"
     key: Key | None = None
     step: int = 0
     steps: int = 0
@@ -84,6 +85,9 @@ class Performer:
     clock: Callable[[], float]
     activity: Activity = field(default_factory=Activity)
     tasks: Tasks = field(default_factory=Tasks)
+
+    def __post_init__(self) -> None:
+        self.activity.state = "off" if self.learner is None else "idle"
 
     # ---- worker -----------------------------------------------------------------------------------------------------
     async def perform_worker(self, effect: object) -> object | None:

@@ -17,7 +17,7 @@ from chain import certificate, claims, consensus, messages
 from chain.chain import Chain, FinalisedBlock
 from chain.mempool import Mempool
 from chain.store import Store
-from chain.types import Block, Certificate, Claim, InvalidBlock, InvalidVote, Transaction, UnknownParent
+from chain.types import Block, Certificate, Claim, InvalidBlock, InvalidVote, Transaction, UnknownParent, VoteKind
 
 log = structlog.get_logger()
 
@@ -154,7 +154,7 @@ class Validator:
             sign=self._sign,
         )
 
-    def _sign(self, epoch: int, view: int, kind: str, digest: bytes) -> bytes:
+    def _sign(self, epoch: int, view: int, kind: VoteKind, digest: bytes) -> bytes:
         return certificate.sign_vote(
             self._key, self._chain.network.chain_id, self._chain.genesis_digest, epoch, view, kind, digest
         )
@@ -223,7 +223,7 @@ class Validator:
             wanted.parent.digest, wanted.view, self._machine.epoch, work.ready, now, self._key, self._attested.quorum
         )
         log.debug("block.built", number=block.height, view=block.view, transactions=len(work.ready))
-        beside = self._attested.beside(self._claim_digest(claim) for claim in self._chain.claims(block.digest))
+        beside = self._attested.beside(self._chain.claim_digest(claim) for claim in self._chain.claims(block.digest))
         return replace(block, attestations=beside)
 
     def _check(self, block: Block, notarised: bool) -> bool:
@@ -239,7 +239,7 @@ class Validator:
 
     def _check_claims(self, block: Block) -> None:
         """Raises InvalidBlock unless a quorum of attestations stands beside the block for each of its claims."""
-        wanted = {self._claim_digest(claim) for claim in self._chain.claims(block.digest)}
+        wanted = {self._chain.claim_digest(claim) for claim in self._chain.claims(block.digest)}
         for attestation in block.attestations:
             if attestation.claim not in wanted or attestation in self._attested.of(attestation.claim):
                 continue
@@ -287,13 +287,10 @@ class Validator:
             pooled = set(self._mempool.hashes())
             self._claims = {tx: found for tx, found in self._claims.items() if tx in pooled}
         for claim, transaction in selection.unattested:
-            digest = self._claim_digest(claim)
+            digest = self._chain.claim_digest(claim)
             self._claims[transaction] = (*self._claims.get(transaction, ()), digest)
             self._on_claim(digest, claim)
         return selection.ready
 
     def _may_run(self, transaction: Transaction) -> bool:
         return all(self._attested.quorum(claim) for claim in self._claims.get(transaction.hash, ()))
-
-    def _claim_digest(self, claim: Claim) -> bytes:
-        return claims.claim_digest(claim, self._chain.network.chain_id, self._chain.genesis_digest)

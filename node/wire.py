@@ -28,6 +28,7 @@ ATTESTATIONS: Final = "attestations"
 HEAD: Final = "head"
 WANT_BLOCKS: Final = "want_blocks"
 BLOCKS: Final = "blocks"
+KINDS: Final = frozenset({CONSENSUS, TRANSACTIONS, ATTESTATIONS, HEAD, WANT_BLOCKS, BLOCKS})
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 RawTransaction = Annotated[bytes, Meta(max_length=TRANSACTION_BYTES_MAX)]

@@ -64,7 +64,7 @@ def commit(job: int, round_: int, attempt: int, ciphertext: bytes, r_hash: bytes
 def reveal(
     job: int, round_: int, attempt: int, r: bytes, mask: bytes, update_digest: bytes, auto_finalise: bool = True
 ) -> Call:
-    """Reveal. If the job's terms say `auto_finalise`, the deciding reveal also opens the next round, and needs the gas."""
+    """Reveal. If the job's terms say `auto_finalise`, the deciding reveal also opens a round, and needs the gas."""
     gas = OPENING_GAS if auto_finalise else REVEAL_GAS
     return _call("reveal", gas, job, round_, attempt, r, mask, update_digest)
 

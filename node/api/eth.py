@@ -22,7 +22,8 @@ from node.api.eth_format import Json, block_json, data, log_json, quantity, rece
 from node.api.jsonrpc import INVALID_PARAMS, Method, NoParams, RpcError
 from node.version import VERSION
 
-CALL_GAS_MAX: Final = 8_000_000  # an EVM call holds up the whole node while it runs
+CALL_GAS_MAX: Final = 4_000_000  # an EVM call holds up the whole node while it runs: about a second for these
+ESTIMATE_GAS_MAX: Final = 8_000_000  # room to deploy the largest contract
 LOG_BLOCKS_MAX: Final = 100_000  # blocks that one eth_getLogs may span
 FEE_HISTORY_MAX: Final = 64
 PRIORITY_FEE_WEI: Final = 1
@@ -222,18 +223,18 @@ class _Eth:
         return word(self._chain.storage(_address(p.address), _quantity(p.slot, "slot"), self.at(p.block)))
 
     def call(self, p: _Call) -> str:
-        return data(self._chain.call(**self._call_arguments(p)))
+        return data(self._chain.call(**self._call_arguments(p, CALL_GAS_MAX)))
 
     def estimate_gas(self, p: _Call) -> str:
-        return quantity(self._chain.estimate_gas(**self._call_arguments(p)))
+        return quantity(self._chain.estimate_gas(**self._call_arguments(p, ESTIMATE_GAS_MAX)))
 
-    def _call_arguments(self, p: _Call) -> dict[str, Any]:
+    def _call_arguments(self, p: _Call, gas_max: int) -> dict[str, Any]:
         call, at = p.transaction, self.at(p.block)
         if call.access_list:
             raise RpcError(INVALID_PARAMS, "calls with an accessList are not simulated here")
         if call.data is not None and call.input is not None and call.data != call.input:
             raise RpcError(INVALID_PARAMS, "`data` and `input` differ; give one of them")
-        gas = CALL_GAS_MAX if call.gas is None else min(_quantity(call.gas, "gas"), CALL_GAS_MAX)
+        gas = gas_max if call.gas is None else min(_quantity(call.gas, "gas"), gas_max)
         arguments: dict[str, Any] = {
             "to": b"" if call.to is None else _address(call.to),
             "data": _bytes(call.input or call.data or "0x", "data"),

@@ -19,6 +19,7 @@ from node.frozen import put
 from node.jobs import NO_JOBS, Jobs, Key
 from node.roles.common import ChainAdvanced, Effect
 
+PATIENCE_BLOCKS: Final = 32
 CLAIMS_MAX: Final = 4096  # claims remembered; more are left to the other validators
 
 
@@ -65,9 +66,17 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """A claim that is being checked; `number` is the block that was final when it was found."""
+
+    key: Key
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class AttestorState:
     fetched: frozenset[tuple[Key, bytes]] = frozenset()
-    claims: Mapping[bytes, Key] = field(default_factory=dict)
+    claims: Mapping[bytes, Found] = field(default_factory=dict)
     jobs: Jobs = NO_JOBS
 
 
@@ -78,9 +87,9 @@ def step(state: AttestorState, event: Event) -> tuple[AttestorState, tuple[Effec
             return _advance(replace(state, jobs=event.jobs))
         case ClaimFound():
             key = Key(event.claim.job, event.claim.round, event.claim.attempt)
-            if event.digest in state.claims or len(state.claims) >= CLAIMS_MAX or state.jobs.round(key) is None:
+            if event.digest in state.claims or len(state.claims) >= CLAIMS_MAX:
                 return state, ()
-            claims = put(state.claims, event.digest, key)
+            claims = put(state.claims, event.digest, Found(key, state.jobs.number))
             return replace(state, claims=claims), (CheckClaim(event.digest, event.claim, key),)
         case ClaimChecked() if event.digest in state.claims:
             return state, (Attest(event.digest, event.verdict),)
@@ -97,6 +106,12 @@ def _advance(state: AttestorState) -> tuple[AttestorState, tuple[Effect, ...]]:
                 if (key, commit.ciphertext) not in state.fetched:
                     effects.append(FetchCiphertext(key, commit.ciphertext, job.posted.update_size))
     over = {key for key, _ in state.fetched} - {key for key, _ in wanted}
+    over |= {found.key for found in state.claims.values() if _is_stale(found, state.jobs)}
     effects += [Forget(key) for key in sorted(over)]
-    claims = {digest: key for digest, key in state.claims.items() if key not in over}
+    claims = {digest: found for digest, found in state.claims.items() if found.key not in over}
     return replace(state, fetched=frozenset(wanted), claims=claims), tuple(effects)
+
+
+def _is_stale(found: Found, jobs: Jobs) -> bool:
+    """The claim's round is not open. It may be yet: a claim is found on the tip, which is ahead of what is final."""
+    return jobs.round(found.key) is None and jobs.number > found.number + PATIENCE_BLOCKS

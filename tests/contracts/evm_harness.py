@@ -12,7 +12,6 @@ from typing import TypeVar
 from eth.abc import ComputationAPI
 from eth.constants import BLANK_ROOT_HASH
 from eth.db.atomic import AtomicDB
-from eth.exceptions import Revert
 from eth.vm.execution_context import ExecutionContext
 from eth.vm.forks.cancun.state import CancunState
 from eth.vm.message import Message
@@ -93,7 +92,15 @@ class Evm:
         used = call.gas - computation.get_gas_remaining()
         refund = min(computation.get_gas_refund(), used // _REFUND_QUOTIENT)
         logs = tuple(
-            Log(address, tuple(topic.to_bytes(32, "big") for topic in topics), data, self.number, bytes(32), bytes(32), i)
+            Log(
+                address,
+                tuple(topic.to_bytes(32, "big") for topic in topics),
+                data,
+                self.number,
+                bytes(32),
+                bytes(32),
+                i,
+            )
             for i, (address, topics, data) in enumerate(computation.get_log_entries())
         )
         return Done(logs, computation.output, used - refund)

@@ -198,9 +198,7 @@ class Model:
         need(self.signed(sender, ctx, r, mask), "mask is not the caller's signature")
         job = self.jobs[number]
         seat.state, seat.update = b.REVEALED, update
-        self.log(
-            b.Revealed(number, round_, sender, attempt, ctx, seat.ciphertext, job.update_size, r, mask, update)
-        )
+        self.log(b.Revealed(number, round_, sender, attempt, ctx, seat.ciphertext, job.update_size, r, mask, update))
         if open_round.phase == b.SETTLED:
             self.close_if_all_revealed(number, round_, attempt)
         elif open_round.winner is None:

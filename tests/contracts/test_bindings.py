@@ -10,9 +10,8 @@ from eth_hash.auto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.contracts import FINDER, REPLICATED, compiled
+from chain.contracts import FINDER, REPLICATED, calls, compiled, events, views
 from chain.contracts import bindings as b
-from chain.contracts import calls, events, views
 from chain.types import Log
 from tests.contracts.world import BASE, GOOD, MANIFEST, SEED, TERMS, UPDATE_SIZE, WORKERS
 

@@ -51,9 +51,7 @@ def play(world: World, job: int, round_: int) -> None:
     world.reveal(job, dict.fromkeys(world.slots, GOOD), round_)
 
 
-@pytest.mark.parametrize(
-    ("slots", "finalise_max"), [(3, 650_000), (5, 900_000), (31, 4_500_000)]
-)
+@pytest.mark.parametrize(("slots", "finalise_max"), [(3, 650_000), (5, 900_000), (31, 4_500_000)])
 def test_a_round_costs_what_its_slots_cost(table: dict[str, int], slots: int, finalise_max: int) -> None:
     world = World()
     job = world.post(slots=slots, workers_min=min(slots, 3), rounds_max=3)

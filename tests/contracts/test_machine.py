@@ -174,7 +174,7 @@ class Everybody(RuleBasedStateMachine):
 
     @rule(data=st.data(), absent=st.integers(0, 5), liar=st.integers(0, 5), late=st.booleans())
     def whole_round(self, data: st.DataObject, absent: int, liar: int, late: bool) -> None:
-        """As most rounds go: all commit, one is silent, one differs, the owner finalises, the silent one may be late."""
+        """As rounds go: all commit, one is silent, one differs, the owner finalises; the silent one may be late."""
         job = self.some_job(data)
         for worker in POOL[:3]:
             self.send_enrol(worker, job, 300)
@@ -364,7 +364,7 @@ def named(name: str, method: Callable[..., None], *values: object) -> Callable[[
 
 TestEverybody = Everybody.TestCase
 TestEverybody.settings = settings(
-    max_examples=60,
+    max_examples=80,
     stateful_step_count=40,
     deadline=None,
     database=None,

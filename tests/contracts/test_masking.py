@@ -112,8 +112,7 @@ def reveal_committed(world: World, job: int, r: bytes, mask: bytes) -> list[b.Ev
 def test_the_contract_takes_what_python_signs_and_logs_the_same_context() -> None:
     world, job = committing()
     r, mask = secrets(WORKERS[0], job, 1, 1)
-    revealed, _ = reveal_committed(world, job, r, mask)[:1], None
-    (event,) = revealed
+    event = reveal_committed(world, job, r, mask)[0]
     assert isinstance(event, b.Revealed)
     assert event.ctx == masking.context(CHAIN_ID, REPLICATED, job, 1, 1, WORKERS[0])
     assert (event.r, event.mask) == (r, mask)

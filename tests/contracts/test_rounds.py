@@ -25,11 +25,11 @@ from tests.contracts.world import (
 )
 
 
-def settled_round(world: World, job: int, round_: int = 1, **changes: bool) -> list[b.Event]:
+def settled_round(world: World, job: int, round_: int = 1, stop: bool = False) -> list[b.Event]:
     """All slots of the open round commit and reveal GOOD; the owner finalises."""
     world.commit(job, round_)
     world.reveal(job, dict.fromkeys(world.slots, GOOD), round_)
-    return world.do(OWNER, b.finalise(job, round_, 1, changes.get("stop", False)))
+    return world.do(OWNER, b.finalise(job, round_, 1, stop))
 
 
 def test_a_round_opens_when_the_last_needed_worker_enrols() -> None:
@@ -378,7 +378,6 @@ def test_one_withdrawal_settles_eight_seats_and_the_next_one_the_rest() -> None:
     world = World()
     job = world.post(slots=1, workers_min=1, rounds_max=10)
     world.enrol(job, 1, deposit=20 * STAKE)
-    world.evm.timestamp += 1
     for round_ in range(1, 11):
         settled_round(world, job, round_)
     events = world.do(WORKERS[0], b.withdraw(job))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeVar
 
 from coincurve import PrivateKey
 from eth_hash.auto import keccak
@@ -14,6 +15,8 @@ from chain.contracts import bindings as b
 from chain.contracts.calls import Call
 from chain.contracts.events import Event, Terms
 from tests.contracts.evm_harness import CHAIN_ID, Done, Evm
+
+E = TypeVar("E", bound=Event)
 
 NOW = 1_000_000
 DAY = 86_400
@@ -111,9 +114,7 @@ class World:
         for worker in self.slots if workers is None else workers:
             self.do(worker, commit_call(worker, job, round_, attempt))
 
-    def reveal(
-        self, job: int, updates: dict[bytes, bytes], round_: int = 1, attempt: int = 1
-    ) -> list[Event]:
+    def reveal(self, job: int, updates: dict[bytes, bytes], round_: int = 1, attempt: int = 1) -> list[Event]:
         """Workers reveal updates, in order."""
         events: list[Event] = []
         for worker, update in updates.items():
@@ -148,7 +149,7 @@ class World:
         return books
 
 
-def of_type(events: Iterable[Event], kind: type[Event]) -> list[Event]:
+def of_type(events: Iterable[Event], kind: type[E]) -> list[E]:
     return [event for event in events if isinstance(event, kind)]
 
 

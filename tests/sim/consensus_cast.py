@@ -55,6 +55,8 @@ class Validator:
         self.rng = rng
         self.disk = Disk()
         self.up, self.crashes, self.crash_chance = False, 0, 0.0
+        self.effects = 0  # met so far, over all lives
+        self.crash_before: int | None = None  # the effect to die before
         self.chain: list[tuple[Block, Certificate | None]] = []
         self.final_transactions: frozenset[int] = frozenset()
         self.machine: Simplex
@@ -104,6 +106,9 @@ class Validator:
                 events.append(consensus.WorkChanged(pending))
 
     def _crashes_before(self, effect: consensus.Effect) -> bool:
+        self.effects += 1
+        if self.effects == self.crash_before:
+            return True
         calm = not self.scenario.crashes or self.clock.now >= self.scenario.calm_from_s
         # Right before or after a vote reaches the disk is where a protocol breaks, if it does.
         weight = 4 if isinstance(effect, consensus.PersistVote | consensus.Send | consensus.Finalised) else 1

@@ -5,7 +5,7 @@
     python -m tests.sim.consensus_sim --seeds 100 --variant quorum    how many seeds catch a broken validator
 
 Before the calm: delays, loss, repetition, partitions, crashes before any effect, a blackout of all validators at once,
-and one Byzantine validator. After it only the last. Checked: no two final blocks at one height, no gap, the two vote
+and f Byzantine validators. After it only the last. Checked: no two final blocks at one height, no gap, the two vote
 rules for each honest validator over all its lives, no evidence against an honest one, and everything submitted final
 everywhere with nothing left to do.
 """
@@ -23,7 +23,7 @@ from tests.sim.consensus_world import DELTA_S, Clock, Network, Referee, Scenario
 
 VARIANTS = {
     "correct": Scenario(),
-    "seven": Scenario(validators=7),
+    "seven": Scenario(validators=7, byzantine=2),
     "quorum": Scenario(broken_quorum=2),
     "votes": Scenario(forgets_votes=True),
     "bodies": Scenario(forgets_bodies=True),
@@ -47,10 +47,10 @@ class Simulation:
         self.scenario, self.clock, self.rng = scenario, Clock(), random.Random(seed)
         rng, n = self.rng, scenario.validators
         self.network = Network(self.clock, scenario, rng)
-        byzantine = rng.randrange(n) if scenario.byzantine else None
+        byzantine = frozenset(rng.sample(range(n), scenario.byzantine))
         self.referee = Referee(byzantine, scenario.checks_vote_rules)
         self.validators = [
-            (Byzantine if i == byzantine else Validator)(i, scenario, self.clock, self.network, self.referee, rng)
+            (Byzantine if i in byzantine else Validator)(i, scenario, self.clock, self.network, self.referee, rng)
             for i in range(n)
         ]
         self.network.deliver = lambda sender, receiver, message: self.validators[receiver].receive(sender, message)
@@ -163,11 +163,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="replay this one only")
     parser.add_argument("--first", type=int, default=0, help="first seed of the campaign")
     parser.add_argument("--variant", choices=VARIANTS, default="correct")
-    parser.add_argument("--validators", type=int)
+    parser.add_argument("--validators", type=int, help="how many, a third of them Byzantine")
     options = parser.parse_args()
     scenario = VARIANTS[options.variant]
     if options.validators:
-        scenario = replace(scenario, validators=options.validators)
+        scenario = replace(scenario, validators=options.validators, byzantine=(options.validators - 1) // 3)
     if options.seed is not None:
         found = verdict(options.seed, scenario)
         print(f"seed {options.seed}: {found}")

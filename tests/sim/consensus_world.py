@@ -52,10 +52,10 @@ def body_is_true(block: Block) -> bool:
 
 @dataclass
 class Scenario:
-    """What may go wrong before `calm_from_s`; afterwards nothing does but what the Byzantine validator can do."""
+    """What may go wrong before `calm_from_s`; afterwards nothing does but what the Byzantine validators can do."""
 
     validators: int = 4
-    byzantine: bool = True
+    byzantine: int = 1
     crashes: bool = True
     lossy: bool = True
     transactions: int = 6
@@ -94,7 +94,7 @@ class Clock:
 class Referee:
     """Knows every vote that was really cast, and what honest validators made final."""
 
-    byzantine: int | None
+    byzantine: frozenset[int]
     checks_vote_rules: bool
     cast: set[tuple[int, int, VoteKind, bytes]] = field(default_factory=set)
     first: dict[tuple[int, int, VoteKind], bytes] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Referee:
 
     def voted(self, vote: Vote) -> None:
         self.cast.add((vote.voter, vote.view, vote.kind, vote.digest))
-        if vote.voter == self.byzantine:
+        if vote.voter in self.byzantine:
             return
         first = self.first.setdefault((vote.voter, vote.view, vote.kind), vote.digest)
         if not self.checks_vote_rules:
@@ -119,7 +119,7 @@ class Referee:
             raise Violation("two final blocks at one height")
 
     def verify(self, message: consensus.Message, quorum: int) -> None:
-        """Stands for signature checks: nobody, not even the Byzantine validator, can forge a vote of somebody else."""
+        """Stands for signature checks: nobody, not even a Byzantine validator, can forge a vote of somebody else."""
         for vote in messages.votes_of(message):
             if (vote.voter, vote.view, vote.kind, vote.digest) not in self.cast:
                 raise Violation("forged vote")
@@ -134,7 +134,7 @@ class Referee:
             raise Violation("forged certificate")
 
     def accused(self, evidence: tuple[tuple[Vote, Vote], ...]) -> None:
-        if any(first.voter != self.byzantine for first, _ in evidence) and self.checks_vote_rules:
+        if any(first.voter not in self.byzantine for first, _ in evidence) and self.checks_vote_rules:
             raise Violation("evidence against an honest validator")
 
 

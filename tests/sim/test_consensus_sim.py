@@ -7,7 +7,7 @@ import pytest
 from tests.sim.consensus_sim import VARIANTS, Outcome, Simulation, first_caught, verdict
 from tests.sim.consensus_world import DELTA_S, Scenario
 
-CALM = Scenario(byzantine=False, crashes=False, lossy=False, transactions=0, calm_from_s=0.0, work_s=0.0)
+CALM = Scenario(byzantine=0, crashes=False, lossy=False, transactions=0, calm_from_s=0.0, work_s=0.0)
 
 
 def failures(scenario: Scenario, seeds: range) -> dict[int, str]:
@@ -19,18 +19,33 @@ def test_four_validators_with_one_liar_crashes_loss_and_partitions_stay_safe_and
     assert failures(VARIANTS["correct"], range(200)) == {}
 
 
-def test_seven_validators_do_too() -> None:
+def test_seven_validators_with_two_liars_do_too() -> None:
     assert failures(VARIANTS["seven"], range(30)) == {}
 
 
 @pytest.mark.parametrize("validators", [1, 2, 3])
 def test_one_two_and_three_validators_work_without_a_fault(validators: int) -> None:
-    scenario = Scenario(validators=validators, byzantine=False, lossy=validators > 1)
+    scenario = Scenario(validators=validators, byzantine=0, lossy=validators > 1)
     assert failures(scenario, range(25)) == {}
 
 
 def test_a_raised_quorum_works_while_nobody_is_faulty() -> None:
-    assert failures(Scenario(byzantine=False, quorum=4), range(25)) == {}
+    assert failures(Scenario(byzantine=0, quorum=4), range(25)) == {}
+
+
+@pytest.mark.parametrize(("validators", "victim"), [(1, 0), (4, 1), (4, 2)], ids=["alone", "proposer", "replica"])
+def test_a_crash_right_before_any_one_effect_is_survived(validators: int, victim: int) -> None:
+    effect, crashed = 0, True
+    while crashed:
+        effect += 1
+        simulation = Simulation(effect, replace(CALM, validators=validators, fixed_delay_s=0.02))
+        simulation.validators[victim].crash_before = effect
+        simulation.submit_at(0.1, 0, list(range(validators)))
+        simulation.run(until_s=0.5)  # nothing but heartbeats is left by now, if nobody crashed
+        crashed = simulation.validators[victim].crashes > 0
+        outcome = simulation.run(until_s=20.0) if crashed else None
+        assert outcome is None or {v.final_transactions for v in simulation.validators} == {frozenset({0})}
+    assert effect > 6
 
 
 @pytest.mark.parametrize(
