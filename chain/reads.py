@@ -131,6 +131,11 @@ class ChainReads:
         """Time of a finalised block. Raises UnknownBlock."""
         return self._header(number).timestamp
 
+    def executed_block(self, digest: bytes) -> Block | None:
+        """A block that was executed here, final or not."""
+        executed = self._overlay.get(digest)
+        return self.finalised_block(digest) if executed is None else executed.block
+
     def finalised_block(self, digest: bytes) -> Block | None:
         """A finalised block as consensus sees it, without attestations."""
         payload = self._store.block(digest)

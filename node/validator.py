@@ -96,7 +96,7 @@ class Validator:
             self._chain.check_identity(block)
         self._verify(message)
         if isinstance(message, consensus.WantBlock) and message.digest not in self._machine.blocks:
-            if (found := self._chain.finalised_block(message.digest)) is not None:
+            if (found := self._chain.executed_block(message.digest)) is not None:
                 self._send(sender, consensus.HaveBlock(found))
             return
         self._step(consensus.Received(sender, message), now)

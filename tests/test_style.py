@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("chain", "cli", "learner", "node", "tests")
 FILE_LINES_MAX = 400
+TEST_LINES_MAX = 600  # tables of cases are long and simple
 FUNCTION_LINES_MAX = 60
 # A file or function that is better long than split, and why.
 FILE_EXCEPTIONS: dict[str, str] = {}
@@ -65,7 +66,8 @@ def test_the_dockerfile_passes_its_linter() -> None:
 
 
 def test_every_file_is_short() -> None:
-    long = {name_of(path): lines for path in sources() if (lines := lines_of(path)) > FILE_LINES_MAX}
+    limits = {path: TEST_LINES_MAX if name_of(path).startswith("tests/") else FILE_LINES_MAX for path in sources()}
+    long = {name_of(path): lines for path, limit in limits.items() if (lines := lines_of(path)) > limit}
     assert long.keys() - FILE_EXCEPTIONS.keys() == set(), long
 
 

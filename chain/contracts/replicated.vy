@@ -532,8 +532,6 @@ def enrolled_at(job: uint256, index: uint256) -> address:
     """
     @notice The enrolled worker at one place, 0 .. enrolled_count - 1; zero past the end. Places change.
     """
-    if index >= self.enrolled_count[job]:
-        return empty(address)
     return self.enrolled[job][index]
 
 

@@ -14,13 +14,14 @@ import msgspec
 import pytest
 from api_kit import NOW, ended_job
 from rich.console import Console
+from rich.live import Live
 
 from chain.genesis import parse_network
 from cli import demo_network
 from cli.demo import JOB, TERMS
 from cli.demo_network import MEMBERS, Node, Running, create_nodes, free_ports, last_lines, stop
 from cli.demo_report import report_of, report_screen, seconds_of
-from cli.demo_view import Lines
+from cli.demo_view import Lines, Screen
 from cli.errors import NodeError
 from cli.jobfile import job_spec
 from cli.signals import interruptible, uninterrupted
@@ -198,3 +199,18 @@ def test_every_round_is_told_once() -> None:
         view.show(ended_job(1, SPEC), {})
     lines = console.export_text().splitlines()
     assert [line.split(" s  ")[1].split(":")[0] for line in lines] == ["round 1", "round 2"]
+
+
+def test_the_live_screen_shows_accuracy_rounds_and_workers(nodes: list[Node]) -> None:
+    detail = ended_job(1, SPEC)
+    output = io.StringIO()
+    console = Console(width=120, file=output, force_terminal=True, color_system=None)
+    with Live(console=console, auto_refresh=False) as live:
+        view = Screen(live)
+        view.node_up("validator-1", 1, 7)
+        view.show(detail, {detail.workers[0].address: "validator-1"})
+    shown = output.getvalue()
+    assert "validator-1 is up (1 of 7)" in shown
+    assert "96.0 % of 95.0 %" in shown
+    assert "2 settled, 0 void; round 2 CLOSED" in shown
+    assert "0.02 flt" in shown

@@ -301,8 +301,8 @@ class Everybody(RuleBasedStateMachine):
             known.state, known.settled, known.attempt, known.base,
         )  # fmt: skip
         assert (view.entropy, view.escrow, view.terms) == (known.entropy, known.escrow, known.terms)
-        seen = tuple(self.evm.query(b.enrolled_at_view(job, place)) for place in range(len(known.pool)))
-        assert seen == tuple(known.pool)
+        seen = [self.evm.query(b.enrolled_at_view(job, place)) for place in range(len(known.pool) + 1)]
+        assert seen == [*known.pool, ZERO]
         enrolment = self.evm.query(b.enrolment_view(job, worker))
         assert enrolment.free == known.free[worker]
         assert enrolment.tail - enrolment.head == len(known.queues[worker])
@@ -313,6 +313,8 @@ class Everybody(RuleBasedStateMachine):
                 found.phase, len(found.seats), found.commits, found.reveals,
             )  # fmt: skip
             assert self.evm.query(b.votes_view(job, round_, attempt, GOOD)) == found.votes(GOOD)
+            seat = self.evm.query(b.seat_view(job, round_, attempt, worker))
+            assert seat.state == (found.seats[worker].state if worker in found.seats else 0)
 
     def some_job(self, data: st.DataObject) -> int:
         return data.draw(mostly(len(self.model.jobs), 1, 0, 9), label="job")
@@ -364,7 +366,7 @@ def named(name: str, method: Callable[..., None], *values: object) -> Callable[[
 
 TestEverybody = Everybody.TestCase
 TestEverybody.settings = settings(
-    max_examples=80,
+    max_examples=60,
     stateful_step_count=40,
     deadline=None,
     database=None,

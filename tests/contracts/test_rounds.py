@@ -417,3 +417,35 @@ def test_settled_rounds_get_a_last_call_of_their_own() -> None:
     assert world.round(job).last_call_until == 0
     (call,) = world.do(STRANGER, b.expire(job, 1, 1))
     assert call.until == world.evm.timestamp + TERMS.last_call_s
+
+
+def test_a_last_commit_during_the_last_call_gives_the_reveals_a_fresh_one() -> None:
+    world = World()
+    job = world.post()
+    world.enrol(job, 3)
+    world.wait(TERMS.commit_window_s)
+    world.do(STRANGER, b.expire(job, 1, 1))
+    world.commit(job)
+    view = world.round(job)
+    assert (view.phase, view.last_call_until) == (b.REVEAL, 0)
+    assert view.deadline == world.evm.timestamp + TERMS.reveal_window_s
+
+
+def test_a_seat_shows_what_became_of_it() -> None:
+    world = World()
+    job = world.post()
+    world.enrol(job, 3)
+    worker = world.slots[0]
+
+    def state() -> int:
+        return world.evm.query(b.seat_view(job, 1, 1, worker)).state
+
+    assert state() == b.DRAWN
+    world.commit(job)
+    assert state() == b.COMMITTED
+    world.reveal(job, dict.fromkeys(world.slots, GOOD))
+    assert state() == b.REVEALED
+    world.do(OWNER, b.finalise(job, 1, 1, True))
+    world.do(STRANGER, b.settle(job, worker))
+    assert state() == b.SEAT_SETTLED
+    assert world.evm.query(b.seat_view(job, 1, 1, STRANGER)).state == 0
