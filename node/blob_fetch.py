@@ -67,7 +67,7 @@ class BlobTooLarge(BlobError):
 def decode_request(data: bytes) -> Want | Leaves:
     """Raises PeerFault."""
     try:
-        wanted = _decode_request(data)
+        wanted: Want | Leaves = _decode_request(data)
     except msgspec.MsgspecError as error:
         raise PeerFault(f"blob request: {error}") from error
     if len(wanted.digest) != DIGEST_BYTES:

@@ -150,10 +150,10 @@ class Performer:
 
     async def _reveal(self, effect: worker.SubmitReveal) -> object | None:
         ctx, r, mask = self._secrets(effect.key)
-        call = b.reveal(*effect.key, r, mask, effect.update)
-        size = self.posted(effect.key.job).update_size
+        posted = self.posted(effect.key.job)
+        call = b.reveal(*effect.key, r, mask, effect.update, posted.terms.auto_finalise)
         address = self.account.address
-        claim = Claim(REPLICATED, *effect.key, address, ctx, effect.ciphertext, size, mask, effect.update)
+        claim = Claim(REPLICATED, *effect.key, address, ctx, effect.ciphertext, posted.update_size, mask, effect.update)
         digest = claim_digest(claim, self.chain_id, self.genesis)
         return await self._submit(f"reveal {_slash(effect.key)}", call, effect, digest)
 

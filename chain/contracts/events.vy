@@ -2,8 +2,8 @@
 """
 @title Events of replicated jobs
 @license Apache-2.0
-@notice Everything that a role needs to know is in these logs. Indexed fields come first; chain/contracts/events.py names
-        and orders them in the same way.
+@notice Everything that a role needs to know is in these logs. Indexed fields come first;
+        chain/contracts/events.py names and orders them in the same way.
 """
 
 # --- imports ---

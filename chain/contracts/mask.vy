@@ -2,8 +2,9 @@
 """
 @title Commit-reveal mask
 @license Apache-2.0
-@notice What a mask is bound to, and who signed it. A mask S is the deterministic signature of EIP-712 Mask(ctx, R), and
-        ctx names chain, contract, job, round, attempt and worker: a mask opens the commit that it was made for and no other.
+@notice What a mask is bound to, and who signed it. A mask S is the deterministic signature of EIP-712 Mask(ctx, R),
+        and ctx names chain, contract, job, round, attempt and worker: a mask opens the commit that it was made for and
+        no other.
 @dev chain/masking.py is the twin of these rules; tests hold the two together.
 """
 

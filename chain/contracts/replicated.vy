@@ -4,25 +4,26 @@
 """
 @title Replicated jobs
 @license Apache-2.0
-@notice Several workers compute the same update of a model; the digest that more than half of the drawn slots reveal wins,
-        its revealers are paid, everybody else in the round forfeits a stake. All replicated jobs live here, by number.
+@notice Several workers compute the same update of a model; the digest that more than half of the drawn slots reveal
+        wins, its revealers are paid, everybody else in the round forfeits a stake. All replicated jobs live here, by
+        number.
 
         A round is drawn, committed to, revealed and settled:
 
             COMMIT --last slot commits, or close with a possible majority--> REVEAL --finalise--> SETTLED --> CLOSED
                \--close without--> VOID <--close without a winner------------/
 
-        No deadline acts by itself. After one, anyone calls `expire`, which grants a last call from its own block, and after
-        that `close`. A settled round takes late reveals until it is closed, beside the commits of the next round.
+        No deadline acts by itself. After one, anyone calls `expire`, which grants a last call from its own block, and
+        after that `close`. A settled round takes late reveals until it is closed, beside the commits of the next round.
         A void round is opened again with new slots and the next attempt number, or ends the job as failed.
 
-@dev A genesis contract: the network file places its code, no constructor runs. Nothing here costs more when more workers
-     are enrolled: votes are counted as they come, k slots are drawn by k swaps, seats are settled one by one from a queue
-     of each worker.
+@dev A genesis contract: the network file places its code, no constructor runs. Nothing here costs more when more
+     workers are enrolled: votes are counted as they come, k slots are drawn by k swaps, seats are settled one by one
+     from a queue of each worker.
 
      Every `Revealed` log is a claim about blobs, which the EVM cannot see: a block that holds one is valid only with a
-     quorum of attestations beside it. Hence nothing else may emit that log, and nothing may emit it without the checks of
-     `reveal`.
+     quorum of attestations beside it. Hence nothing else may emit that log, and nothing may emit it without the checks
+     of `reveal`.
 
      Money, to the wei: balance == escrowed + reserved + free + locked + owed (`books`); what was burned has left.
 """
@@ -246,9 +247,10 @@ def cancel(job: uint256):
 @payable
 def enrol(job: uint256):
     """
-    @notice Join the workers that slots are drawn from, or add to the deposit. Opens a round if the job waits for workers.
-    @dev Reverts if the free deposit is then below one stake. A worker whose free deposit is below one stake when drawn is
-         evicted: deposit a stake for every round that may be unsettled at a time.
+    @notice Join the workers that slots are drawn from, or add to the deposit. Opens a round if the job waits for
+            workers; one that is enrolled already may call for that with no value.
+    @dev Reverts if the free deposit is then below one stake. A worker whose free deposit is below one stake when drawn
+         is evicted: deposit a stake for every round that may be unsettled at a time.
     @param job Number of a job that has not ended and is not cancelled, before its deadline.
     """
     self._require_open(job)
@@ -270,8 +272,8 @@ def enrol(job: uint256):
 @external
 def leave(job: uint256):
     """
-    @notice Leave the workers that slots are drawn from. The free deposit may be withdrawn at once, locked stakes as their
-            seats settle. Slots already held stay held.
+    @notice Leave the workers that slots are drawn from. The free deposit may be withdrawn at once, locked stakes as
+            their seats settle. Slots already held stay held.
     @dev Reverts unless the caller is enrolled.
     @param job Number of the job.
     """
@@ -431,8 +433,8 @@ def expire(job: uint256, round: uint256, attempt: uint256):
 @external
 def close(job: uint256, round: uint256, attempt: uint256):
     """
-    @notice Close a phase whose last call has passed. COMMIT becomes REVEAL if the commits can make a majority, else VOID;
-            REVEAL without a winner becomes VOID; SETTLED becomes CLOSED.
+    @notice Close a phase whose last call has passed. COMMIT becomes REVEAL if the commits can make a majority, else
+            VOID; REVEAL without a winner becomes VOID; SETTLED becomes CLOSED.
     @dev Reverts before the end of the last call, and if there is a winner that waits to be finalised.
     @param job Number of the job.
     @param round Number of the round.
@@ -851,8 +853,8 @@ def _settle_seats(job: uint256, worker: address, count: uint256):
 @internal
 def _settle_seat(job: uint256, round: uint256, attempt: uint256, worker: address) -> (bool, uint256):
     """
-    @notice Settle one seat if it is decided: reward and stake to a winner, stake to whoever did what a void round asked,
-            else the stake is forfeited.
+    @notice Settle one seat if it is decided: reward and stake to a winner, stake to whoever did what a void round
+            asked, else the stake is forfeited.
     @return Whether it is decided, and wei to burn.
     """
     key: bytes32 = self._key(job, round, attempt)

@@ -38,6 +38,7 @@ class P2PConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     events_max: Annotated[
         int, Meta(gt=0, description="Events waiting for the node; gossip may fill half of it, then it is dropped.")
     ] = 4096
+    events_bytes_max: Annotated[int, Meta(gt=0, description="Bytes of messages among these events.")] = 64 * MIB
 
     gossip_bytes_max: Annotated[int, Meta(gt=0, description="Payload of one gossip message.")] = 64 * KIB
     gossip_per_peer_per_s_max: Annotated[

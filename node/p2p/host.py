@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -14,6 +13,7 @@ import trio
 
 from node.p2p import gossip
 from node.p2p.config import P2PConfig
+from node.p2p.events import EventQueue
 from node.p2p.libp2p_gossip import Gossip, describe, open_gossip
 from node.p2p.libp2p_noise import Identity
 from node.p2p.links import SESSION, Link, Links
@@ -24,7 +24,6 @@ from node.p2p.types import (
     INBOUND,
     OUTBOUND,
     ConnectionEnded,
-    Event,
     GossipReceived,
     ListenFailed,
     MessageReceived,
@@ -68,10 +67,10 @@ class Network:
         self.addresses: tuple[str, ...] = ()  # full multiaddrs, with /p2p/
         self.config = config
         self._identity, self._config, self._nursery = identity, config, nursery
-        self._events_in, self.events = trio.open_memory_channel[Event](config.events_max)
+        self.events = EventQueue(config.events_max, config.events_bytes_max)
         self._book = PeerBook(config.refusals_max, config.ban_s)
         self._admission = Admission(config.peers_max, config.inbound_per_address_max)
-        self._links = Links(identity, config, hello, self._book, self, self._events_in.send)
+        self._links = Links(identity, config, hello, self._book, self, self.events.put)
         self._handlers: dict[str, Handler] = {}
         self._gossip: Gossip
         self._gossip_out, self._gossip_todo = trio.open_memory_channel[tuple[str, bytes | None]](_GOSSIP_OUT_MAX)
@@ -289,12 +288,10 @@ class Network:
 
     def _take_gossip(self, peer: str, topic: str, payload: bytes, origin: str) -> None:
         # Gossip may fill half of the queue, so that a flood of it never delays votes.
-        if self._events_in.statistics().current_buffer_used >= math.ceil(self._config.events_max / 2):
+        if not self.events.offer(GossipReceived(peer, topic, payload, origin), 0.5):
             self._gossip_dropped += 1
             if self._gossip_dropped.bit_count() == 1:  # the 1st, 2nd, 4th, 8th, ...
                 log.warning("gossip.dropped", topic=topic, total=self._gossip_dropped)
-            return
-        self._events_in.send_nowait(GossipReceived(peer, topic, payload, origin))
 
     def _check_gossip(self, payload: bytes) -> None:
         if len(payload) > self._config.gossip_bytes_max:
@@ -311,27 +308,22 @@ class Network:
         """Accept, gossip and dial until cancelled."""
         names = [listener.socket.getsockname() for listener in listeners]
         self.addresses = tuple(f"{socket_address(name[0], name[1])}/p2p/{self.peer_id}" for name in names)
-        async with (
-            self._events_in,
-            open_gossip(
-                self._identity,
-                self.addresses,
-                self._open_stream,
-                self._config,
-                self._take_gossip,
-                self.refuse,
-                self.disconnect,
-            ) as self._gossip,
-        ):
-            self._nursery.start_soon(self._gossip_loop)
-            for address in self._config.bootstrap:
-                self._nursery.start_soon(self._keep_dialling, parse_address(address))
-            await self._nursery.start(
-                partial(trio.serve_listeners, self.accept, listeners, handler_nursery=self._nursery)
-            )
-            log.info("network.listening", peer=self.peer_id, addresses=self.addresses)
-            task_status.started(self)
-            await trio.sleep_forever()
+        callbacks = (self._take_gossip, self.refuse, self.disconnect)
+        try:
+            async with open_gossip(
+                self._identity, self.addresses, self._open_stream, self._config, *callbacks
+            ) as self._gossip:
+                self._nursery.start_soon(self._gossip_loop)
+                for address in self._config.bootstrap:
+                    self._nursery.start_soon(self._keep_dialling, parse_address(address))
+                await self._nursery.start(
+                    partial(trio.serve_listeners, self.accept, listeners, handler_nursery=self._nursery)
+                )
+                log.info("network.listening", peer=self.peer_id, addresses=self.addresses)
+                task_status.started(self)
+                await trio.sleep_forever()
+        finally:
+            self.events.close()
 
 
 async def _listen(address: Address) -> Sequence[trio.SocketListener]:

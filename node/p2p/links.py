@@ -23,7 +23,7 @@ import trio
 
 from node.p2p.config import P2PConfig
 from node.p2p.libp2p_noise import Identity, NoisePipe, secure
-from node.p2p.peers import Address, PeerBook
+from node.p2p.peers import Address, PeerBook, TokenBucket
 from node.p2p.session import Session, exchange_hello
 from node.p2p.streams import Reader, answer_selection, confirm_selection, encode_selection
 from node.p2p.types import (
@@ -121,11 +121,16 @@ class Links:
         self._identity, self._config, self._hello = identity, config, hello
         self._book, self._services, self._emit = book, services, emit
         self.by_peer: dict[str, Link] = {}  # those with a session
+        self._log_bucket, self._not_logged = TokenBucket(rate=5.0, burst=50.0), 0  # strangers must not fill the disk
         self._locks: weakref.WeakValueDictionary[str, trio.Lock] = weakref.WeakValueDictionary()
 
     def refuse(self, peer: str, reason: str) -> None:
         """Count one fault of a peer, and end its link when that was one too many."""
-        log.warning("peer.refused", peer=peer, reason=reason)
+        if self._log_bucket.take(trio.current_time()):
+            log.warning("peer.refused", peer=peer, reason=reason, not_logged=self._not_logged)
+            self._not_logged = 0
+        else:
+            self._not_logged += 1
         if self._book.refuse(peer, trio.current_time()):
             log.warning("peer.banned", peer=peer, ban_s=self._config.ban_s)
             if peer in self.by_peer:
