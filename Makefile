@@ -14,6 +14,7 @@ READY := $(VENV)/.ready
 DEMO ?=
 TESTS ?=
 SEED ?=
+SEEDS ?= 50
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint sim contracts clean
@@ -44,7 +45,7 @@ lint: $(READY)
 	$(BIN)/python -m pytest -q tests/test_style.py
 
 sim: $(READY)
-	$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.sim.consensus_sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 contracts: $(READY)
 	$(BIN)/python -m chain.contracts.build

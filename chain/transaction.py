@@ -25,4 +25,4 @@ def sign_transaction(
     fields = [chain_id, nonce, tip, fee, gas, to, value, data, []]
     signature = coincurve.PrivateKey(key).sign_recoverable(keccak(_TYPE + rlp.encode(fields)), hasher=None)
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big")
-    return _TYPE + rlp.encode([*fields, signature[64], r, s])
+    return bytes(_TYPE + rlp.encode([*fields, signature[64], r, s]))

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,20 +140,25 @@ def running(nodes: Sequence[Node]) -> Iterator[list[Running]]:
                 stop([each.process for each in started])
 
 
-def spawn(node: Node) -> subprocess.Popen[bytes]:
-    packages = str(Path(cli.__file__).parent.parent)
-    # The demo's nodes are configured by their files alone: what the user set for other nodes stays out.
+def environment_of_nodes(environ: Mapping[str, str]) -> dict[str, str]:
+    """The demo's nodes are configured by their files alone: what the user set for other nodes stays out."""
     environment = {
-        name: value for name, value in os.environ.items() if not (name.startswith(ENVIRONMENT_PREFIX) and "__" in name)
+        name: value for name, value in environ.items() if not (name.startswith(ENVIRONMENT_PREFIX) and "__" in name)
     }
+    packages = str(Path(cli.__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (packages, environment.get("PYTHONPATH"))))
     environment["FLNODE_DEBUG"] = "1"  # if a node dies of a bug, its log shall say where
+    return environment
+
+
+def spawn(node: Node) -> subprocess.Popen[bytes]:
+    """Start a node; its output goes to the end of its log."""
     with node.log.open("ab") as log:
         return subprocess.Popen(
             # -P: the working directory holds data directories named like our packages
             [sys.executable, "-P", "-m", "cli.main", "start", "--config", str(node.config.directory)],
             cwd=node.config.directory,
-            env=environment,
+            env=environment_of_nodes(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

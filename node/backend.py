@@ -17,13 +17,14 @@ from learner import manifest as manifests
 from learner.data import digits
 from learner.errors import InvalidManifest
 from learner.manifest import Manifest
+from node import job_screen
 from node.account import Account, QueueFull, Receipt, TransactionFailed
 from node.api import schema
 from node.api.backend import BackendError, NotFound
 from node.blobs import BlobError, BlobStore
 from node.config import Config
 from node.feed import Feed
-from node.jobs import COMMIT, REVEAL, SETTLED, JobView, RoundView
+from node.jobs import JobView
 from node.ledger import Ledger
 from node.link import Link
 from node.p2p.host import Network
@@ -122,10 +123,11 @@ class NodeBackend:
         return found
 
     async def jobs(self) -> list[schema.JobSummary]:
-        return [self._summary(job) for _, job in sorted(self.feed.jobs.by_id.items(), reverse=True)]
+        return [job_screen.summary(job, self.scores) for _, job in sorted(self.feed.jobs.by_id.items(), reverse=True)]
 
     async def job(self, job: int) -> schema.JobDetail:
-        return self._detail(self._find(job))
+        found = self._find(job)
+        return job_screen.detail(found, self._known(found))
 
     async def job_events(self, job: int, after: int, wait_s: float) -> schema.JobEvents:
         self._find(job)
@@ -249,90 +251,19 @@ class NodeBackend:
             raise NotFound(f"there is no job {job}; `flnode job list` shows those that are known")
         return found
 
-    def _accuracy(self, update: bytes) -> float | None:
-        score = self.scores.get(update)
-        return None if score is None else score[0] / score[1]
-
-    def _summary(self, job: JobView) -> schema.JobSummary:
-        phase, number, attempt = _place(job)
-        scored = [a for s in job.history if (a := self._accuracy(s.update)) is not None]
-        return schema.JobSummary(
-            id=job.job, kind="replicated", owner=_hex(job.owner), state=job.state, phase=phase, round=number,
-            attempt=attempt, rounds_settled=len(job.history), rounds_max=job.rounds_max, enrolled=job.enrolled(),
-            accuracy=scored[-1] if scored else None, reward_wei=str(job.posted.terms.reward),
-            deadline=job.posted.terms.deadline, end_reason=job.ended,
-        )  # fmt: skip
-
-    def _detail(self, job: JobView) -> schema.JobDetail:
-        phase, number, attempt = _place(job)
-        current = None if job.current is None else job.open.get(job.current)
-        manifest = self._known_manifest(job)
-        accuracy = [(s.round, a) for s in job.history if (a := self._accuracy(s.update)) is not None]
-        goal = None if manifest is None or manifest.goal is None else manifest.goal
-        final_score = self.scores.get(job.base)
-        return schema.JobDetail(
-            id=job.job, kind="replicated", owner=_hex(job.owner), manifest=_hex(job.posted.manifest),
-            terms=_shown_terms(job), state=job.state, phase=phase, round=number, attempt=attempt, base=_hex(job.base),
-            rounds_settled=len(job.history), rounds_unclosed=len(job.open), void_rounds=job.void_rounds,
-            enrolled=job.enrolled(), slots=[] if current is None else _slots(current),
-            workers=[self._worker(job, address) for address in job.records],
-            rounds=self._rounds(job), accuracy=accuracy,
-            escrow_wei=str(self._view(b.job_view(job.job)).escrow), posted_at=self.chain.timestamp(job.posted_in),
-            goal_accuracy=None if goal is None else goal.at_least,
-            goal_reached=goal is not None and final_score is not None and goal.reached(*final_score),
-            end_reason=job.ended, phase_deadline_at=None if current is None else current.deadline,
-            dataset=None if manifest is None else _hex(manifest.dataset),
-            waiting_for=_job_waits_for(job, current),
-        )  # fmt: skip
-
-    def _rounds(self, job: JobView) -> list[schema.RoundInfo]:
-        rounds = []
-        for s in job.history:
-            view = next((v for k, v in job.open.items() if k[1:] == (s.round, s.attempt)), None)
-            rounds.append(
-                schema.RoundInfo(
-                    round=s.round,
-                    attempt=s.attempt,
-                    phase="CLOSED" if view is None else "SETTLED",
-                    opened_at=s.opened_at,
-                    slots=s.slots,
-                    commits=s.commits,
-                    reveals=s.reveals,
-                    update_digest=_hex(s.update),
-                    votes=s.votes,
-                    settled_number=s.block_number,
-                    settled_at=s.settled_at,
-                    settled_seen_at=self.feed.seen_at.get((job.job, s.round)),
-                    accuracy=self._accuracy(s.update),
-                )
-            )
-        if job.current is not None and (view := job.open.get(job.current)) is not None:
-            rounds.append(
-                schema.RoundInfo(
-                    round=view.key.round,
-                    attempt=view.key.attempt,
-                    phase=view.phase,
-                    opened_at=view.opened_at,
-                    slots=len(view.workers),
-                    commits=len(view.commits),
-                    reveals=len(view.reveals),
-                )
-            )
-        return rounds
-
-    def _worker(self, job: JobView, address: bytes) -> schema.WorkerInfo:
-        record, (free, locked) = job.records[address], self._deposit(job, address)
-        return schema.WorkerInfo(
-            address=_hex(address), enrolled=record.enrolled, slots_held=record.slots,
-            rounds_in_majority=record.rounds_in_majority, earned_wei=str(record.earned),
-            forfeited_wei=str(record.forfeited), deposit_wei=str(free), locked_wei=str(locked),
-        )  # fmt: skip
-
-    def _known_manifest(self, job: JobView) -> Manifest | None:
+    def _known(self, job: JobView) -> job_screen.Known:
         try:
-            return manifests.decode(self.blobs.get(job.posted.manifest))
+            manifest = manifests.decode(self.blobs.get(job.posted.manifest))
         except (BlobError, InvalidManifest):
-            return None
+            manifest = None
+        return job_screen.Known(
+            scores=self.scores,
+            manifest=manifest,
+            deposit=lambda worker: self._deposit(job, worker),
+            escrow=self._view(b.job_view(job.job)).escrow,
+            posted_at=self.chain.timestamp(job.posted_in),
+            seen_at={number: at for (its_job, number), at in self.feed.seen_at.items() if its_job == job.job},
+        )
 
     def _deposit(self, job: JobView, worker: bytes) -> tuple[int, int]:
         """(free, locked) wei of a worker's standing deposit."""
@@ -371,46 +302,6 @@ class NodeBackend:
         return None if self.performer.learner is None else self.performer.learner.pid
 
 
-def _place(job: JobView) -> tuple[schema.Phase, int, int]:
-    """(phase, round, attempt) of the open attempt, else of the last one settled."""
-    if job.current is not None and (view := job.open.get(job.current)) is not None:
-        return view.phase, view.key.round, view.key.attempt  # type: ignore[return-value]
-    if job.history:
-        last = job.history[-1]
-        unclosed = any(key[1:] == (last.round, last.attempt) for key in job.open)
-        return "SETTLED" if unclosed else "CLOSED", last.round, last.attempt
-    return "WAITING", 0, 0
-
-
-def _slots(view: RoundView) -> list[schema.Slot]:
-    slots = []
-    for worker in view.workers:
-        reveal = view.reveals.get(worker)
-        state: schema.SlotState = "drawn"
-        if reveal is not None:
-            state = "revealed"
-            if view.majority is not None:
-                state = "majority" if reveal.update_digest == view.majority else "minority"
-        elif worker in view.commits:
-            state = "committed"
-        elif view.phase in (REVEAL, SETTLED):
-            state = "absent"
-        slots.append(schema.Slot(_hex(worker), state, None if reveal is None else _hex(reveal.update_digest)))
-    return slots
-
-
-def _job_waits_for(job: JobView, current: RoundView | None) -> str | None:
-    if job.ended is not None:
-        return "late reveals of its last rounds" if job.open else None
-    if current is None:
-        return f"workers: {job.enrolled()} enrolled, {job.posted.terms.workers_min} needed"
-    if current.phase == COMMIT:
-        return f"commits: {len(current.commits)} of {len(current.workers)}"
-    if current.majority is None:
-        return f"reveals: {len(current.reveals)} of {len(current.commits)}"
-    return "its owner, to finalise the round"
-
-
 def _learner(activity: Activity) -> schema.LearnerInfo:
     key = activity.key
     return schema.LearnerInfo(
@@ -428,16 +319,6 @@ def _terms(terms: schema.Terms) -> b.Terms:
         rounds_max=terms.rounds_max, attempts_max=terms.attempts_max, commit_window_s=terms.commit_window_s,
         reveal_window_s=terms.reveal_window_s, last_call_s=terms.last_call_s, grace_s=terms.grace_s,
         deadline=terms.deadline, auto_finalise=terms.auto_finalise,
-    )  # fmt: skip
-
-
-def _shown_terms(job: JobView) -> schema.Terms:
-    p = job.posted.terms
-    return schema.Terms(
-        reward_wei=str(p.reward), stake_wei=str(p.stake), slots=p.slots, workers_min=p.workers_min,
-        rounds_max=job.rounds_max, attempts_max=p.attempts_max, commit_window_s=p.commit_window_s,
-        reveal_window_s=p.reveal_window_s, last_call_s=p.last_call_s, grace_s=p.grace_s, deadline=p.deadline,
-        auto_finalise=p.auto_finalise,
     )  # fmt: skip
 
 

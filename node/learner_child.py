@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 import trio
@@ -17,6 +17,9 @@ import trio
 import learner as learner_package
 from learner import protocol
 from learner.protocol import CANNOT_START, SPEAKS_FIRST, AnyReply, Cancel, Describe, FrameTooLong, Job, Progress, Ready
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
 
 CANCEL_GRACE_S: Final = 0.1
 LOG_LINE_MAX: Final = 4096
@@ -203,7 +206,7 @@ class Child:
 
 
 async def _tend(
-    config: LearnerConfig, log: Callable[[str], None], task_status: trio.TaskStatus[Child] = trio.TASK_STATUS_IGNORED
+    config: LearnerConfig, log: Callable[[str], None], task_status: TaskStatus[Child] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Start a process and own it to its end."""
     arguments = (

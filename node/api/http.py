@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import hypercorn.config
 import hypercorn.trio
@@ -36,6 +36,9 @@ from node.api.schema import WAIT_S_MAX
 from node.config import Config, ConfigError, parse_listen
 from node.keys import ensure_token
 
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
 log = structlog.get_logger()
 
 REQUESTS_MAX: Final = 64  # at once and per door; long polls count
@@ -53,7 +56,7 @@ class ApiAddresses:
 
 
 async def serve_api(
-    config: Config, backend: Backend, *, task_status: trio.TaskStatus[ApiAddresses] = trio.TASK_STATUS_IGNORED
+    config: Config, backend: Backend, *, task_status: TaskStatus[ApiAddresses] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve the API until cancelled; ready once every door is open.
 
@@ -92,7 +95,7 @@ class _Door:
         self._scope = trio.CancelScope(shield=True)
         self._active = 0
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def serve(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 await nursery.start(partial(hypercorn.trio.serve, self._answer, _Bound(self._bound), mode="asgi"))

@@ -217,7 +217,7 @@ class Gossip(Pubsub):
                 raise PeerFault("a topic name that is too long")
             self.handle_subscription(peer_id, subscription)
         if rpc.HasField("control"):
-            _bound_control(rpc.control, set(self.topic_ids))
+            bound_control(rpc.control, set(self.topic_ids))
             await self.router.handle_rpc(rpc, peer_id)
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
@@ -257,7 +257,7 @@ class Gossip(Pubsub):
         self._broken(peer_id.to_base58(), "its gossip stream broke")
 
 
-def _bound_control(control: rpc_pb2.ControlMessage, topics: set[str]) -> None:
+def bound_control(control: rpc_pb2.ControlMessage, topics: set[str]) -> None:
     """Drop what names topics that we do not know, cut long lists, and peer exchange altogether."""
     for name in ("ihave", "graft", "prune"):
         entries = getattr(control, name)

@@ -175,7 +175,8 @@ class Session:
         tick_s = self._config.keepalive_s / 2
         while True:
             await trio.sleep(tick_s)
-            if self._delivering:  # it is us who keeps the peer waiting
+            if self._delivering:  # it is us who keeps the peer waiting, and it must not take us for dead
+                self._answer()
                 continue
             self._silent_ticks += 1
             if self._silent_ticks * tick_s >= self._config.silence_max_s:

@@ -19,7 +19,7 @@ from rich.live import Live
 from chain.genesis import parse_network
 from cli import demo_network
 from cli.demo import JOB, TERMS
-from cli.demo_network import MEMBERS, Node, Running, create_nodes, free_ports, last_lines, stop
+from cli.demo_network import MEMBERS, Node, Running, create_nodes, environment_of_nodes, free_ports, last_lines, stop
 from cli.demo_report import report_of, report_screen, seconds_of
 from cli.demo_view import Lines, Screen
 from cli.errors import NodeError
@@ -70,6 +70,13 @@ def test_free_ports_are_distinct_and_free() -> None:
     ports = free_ports(4)
     assert len(set(ports)) == 4
     assert all(port in demo_network.PORTS for port in ports)
+
+
+def test_what_the_user_set_for_other_nodes_stays_out_of_the_demo() -> None:
+    given = {"FLNODE_P2P__LISTEN": "/ip4/0.0.0.0/tcp/1", "FLNODE_CONFIG": "x", "HOME": "/root", "PYTHONPATH": "/x"}
+    passed = environment_of_nodes(given)
+    assert passed.pop("PYTHONPATH").endswith(":/x")
+    assert passed == {"FLNODE_CONFIG": "x", "FLNODE_DEBUG": "1", "HOME": "/root"}
 
 
 def process(program: str) -> subprocess.Popen[bytes]:

@@ -74,18 +74,19 @@ async def start(
 @asynccontextmanager
 async def holders(path: Path, *specs: dict[str, Any]) -> AsyncIterator[list[Holder]]:
     """Nodes 1, 2, ...; `to` in a spec: indices of the nodes it is connected to."""
-    async with trio.open_nursery() as nursery:
-        made: list[Holder] = []
-        for seed, spec in enumerate(specs, 1):
-            changes = dict(spec)
-            targets = [made[index] for index in changes.pop("to", ())]
-            addresses = tuple(target.network.addresses[0] for target in targets)
-            made.append(await start(nursery, path, seed, addresses, **changes))
-            await connected(made[-1], *targets)
-        for holder in made:
-            nursery.start_soon(holder.drain)
-        yield made
-        nursery.cancel_scope.cancel()
+    with trio.fail_after(3 * PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            made: list[Holder] = []
+            for seed, spec in enumerate(specs, 1):
+                changes = dict(spec)
+                targets = [made[index] for index in changes.pop("to", ())]
+                addresses = tuple(target.network.addresses[0] for target in targets)
+                made.append(await start(nursery, path, seed, addresses, **changes))
+                await connected(made[-1], *targets)
+            for holder in made:
+                nursery.start_soon(holder.drain)
+            yield made
+            nursery.cancel_scope.cancel()
 
 
 async def connected(holder: Holder, *others: Holder) -> None:

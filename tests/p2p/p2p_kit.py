@@ -123,11 +123,9 @@ class Stranger:
 
     async def session(self, we_open: bool, hello: bytes = b"stranger") -> tuple[Stream, Reader]:
         """Go through the hellos; `we_open`: our id is the smaller one."""
-        if we_open:
-            stream, reader = await self.open(SESSION)
-        else:
-            stream, reader = await self.accept(SESSION)
-        await exchange_hello(stream, reader, hello, 1 << 16)
+        with trio.fail_after(PATIENCE_S):
+            stream, reader = await (self.open(SESSION) if we_open else self.accept(SESSION))
+            await exchange_hello(stream, reader, hello, 1 << 16)
         return stream, reader
 
     async def accept(self, protocol: str) -> tuple[Stream, Reader]:

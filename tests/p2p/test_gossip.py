@@ -12,6 +12,7 @@ from p2p_kit import PATIENCE_S, Node, Stranger, key, nodes, ordered_keys, start,
 from structlog.testing import capture_logs
 
 from node.p2p import gossip
+from node.p2p.libp2p_gossip import bound_control
 from node.p2p.libp2p_noise import Identity
 from node.p2p.streams import encode_varint
 from node.p2p.types import GossipReceived, MessageReceived, MessageTooLarge, PeerConnected, PeerLost
@@ -202,7 +203,7 @@ async def test_excessive_gossip_costs_the_session() -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_control_messages_about_unknown_topics_leave_no_trace_and_nobody_is_dialled_on_a_strangers_word() -> None:
+async def test_control_messages_about_unknown_topics_leave_no_trace() -> None:
     theirs, ours = ordered_keys()
     control = rpc_pb2.ControlMessage(
         prune=[rpc_pb2.ControlPrune(topicID=f"t{n}", backoff=1 << 40) for n in range(100)]
@@ -243,6 +244,21 @@ async def test_an_exception_in_the_heartbeat_does_not_stop_it(monkeypatch: pytes
 
 
 # ---- pure -------------------------------------------------------------------------------------------------------
+def test_control_messages_are_cut_to_what_is_known_and_bounded_and_never_suggest_peers() -> None:
+    control = rpc_pb2.ControlMessage(
+        prune=[rpc_pb2.ControlPrune(topicID=TOPIC, peers=[rpc_pb2.PeerInfo(peerID=b"\x00" * 38)])],
+        graft=[rpc_pb2.ControlGraft(topicID=topic) for topic in ("a", TOPIC, "b")],
+        ihave=[rpc_pb2.ControlIHave(topicID="a"), rpc_pb2.ControlIHave(topicID=TOPIC, messageIDs=[b"x"] * 2000)],
+        iwant=[rpc_pb2.ControlIWant(messageIDs=[b"x"] * 2000)],
+    )
+    bound_control(control, {TOPIC})
+    assert [graft.topicID for graft in control.graft] == [TOPIC]
+    assert len(control.prune) == 1
+    assert not control.prune[0].peers
+    assert [len(ihave.messageIDs) for ihave in control.ihave] == [gossip.MESSAGE_IDS_MAX]
+    assert len(control.iwant[0].messageIDs) == gossip.MESSAGE_IDS_MAX
+
+
 def test_intake_names_the_reason() -> None:
     intake = gossip.Intake(payload_max=100, per_s_max=10.0)
     assert intake.refusal(b"a" * 38, b"1", 1, 100, 0.0) is None

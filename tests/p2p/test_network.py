@@ -213,6 +213,17 @@ async def test_idle_peers_stay_connected_by_signs_of_life() -> None:
         await talks(one, two)
 
 
+async def test_a_node_that_is_slow_to_take_its_events_neither_blames_its_peers_nor_is_blamed() -> None:
+    quick = {"keepalive_s": 0.05, "silence_max_s": 0.2}
+    async with nodes({"events_max": 1, **quick}, {"to": [0], **quick}) as (one, two):
+        for number in range(5):
+            two.network.send(one.peer, "test", bytes([number]))
+        with trio.move_on_after(0.6):  # one takes nothing meanwhile
+            raise AssertionError(await two.network.events.receive())
+        assert [(await one.until(MessageReceived)).payload for _ in range(5)] == [bytes([n]) for n in range(5)]
+        assert one.passed_over == []
+
+
 async def test_a_taken_port_is_a_clear_error() -> None:
     async with nodes({}) as (one,):
         taken = one.network.addresses[0].split("/p2p/")[0]

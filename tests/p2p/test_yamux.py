@@ -18,6 +18,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from node.p2p.types import ConnectionEnded, PeerFault
 from node.p2p.yamux import PAYLOAD_MAX, WINDOW, Muxer, Stream
 
+PATIENCE_S = 60.0
 HEADER = struct.Struct(">BBHII")
 DATA, CREDIT, PING, GO_AWAY = 0, 1, 2, 3
 SYN, ACK, FIN, RST = 1, 2, 4, 8
@@ -83,11 +84,12 @@ class End:
 async def pair(**options: Any) -> AsyncIterator[tuple[End, End]]:
     left, right = trio.testing.memory_stream_pair()
     one, two = End(MemoryPipe(left), True, **options), End(MemoryPipe(right), False, **options)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(one.run)
-        nursery.start_soon(two.run)
-        yield one, two
-        nursery.cancel_scope.cancel()
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.run)
+            nursery.start_soon(two.run)
+            yield one, two
+            nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
