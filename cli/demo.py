@@ -33,9 +33,9 @@ JOB: Final = {
     "dataset": "digits",
     "sizes": [64, 64, 10],
     "batch_size": 32,
-    "steps": 10,
-    "learning_rate": 0.1,
-    "momentum": 0.8,
+    "steps": 30,
+    "learning_rate": 0.01,
+    "momentum": 0.9,
 }
 # Every worker holds a slot in every round, so the three honest ones are a majority. A slow machine must not void a
 # round, therefore the windows are far longer than anything takes; the reveal window is what the demo waits for at
@@ -48,7 +48,7 @@ TERMS: Final = {
     "attempts_max": 5,
     "commit_window_s": 120,
     "reveal_window_s": 10,
-    "last_call_s": 5,
+    "last_call_s": 2,
     "grace_s": 60,
     "deadline_s": 3600,
 }

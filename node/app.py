@@ -27,6 +27,7 @@ from chain.store import Store, StoreError
 from chain.types import Claim
 from node import link as links
 from node.account import Account
+from node.api.backend import Backend
 from node.api.http import serve_api
 from node.backend import NodeBackend
 from node.blobs import BlobError, BlobExchange, BlobStore
@@ -34,7 +35,7 @@ from node.config import Config, ConfigError, load_config, require_development
 from node.driver import drive
 from node.feed import Feed
 from node.keys import account_address, load_account_key, load_p2p_key, peer_id
-from node.learner_pool import Learner, LearnerConfig, open_learner
+from node.learner_pool import Learner, LearnerConfig, LearnerError, open_learner
 from node.ledger import TOPIC_REFUSALS, TOPIC_TRANSACTIONS, Ledger
 from node.logs import configure_logging
 from node.p2p.host import Network, run_network
@@ -170,7 +171,7 @@ class Node:
         nursery.start_soon(self._pump, network)
         nursery.start_soon(self._keep_time)
         nursery.start_soon(self._resend)
-        backend = NodeBackend(
+        backend: Backend = NodeBackend(
             config, self._chain, self._ledger, self._link, self._feed, network, self._account, blobs, performer,
             self._scores, nursery.cancel_scope.cancel, time.time, time.time(),
         )  # fmt: skip
@@ -209,10 +210,14 @@ class Node:
             _offer(role, event)
 
     async def _run_learner(self, *, task_status: TaskStatus[Learner] = trio.TASK_STATUS_IGNORED) -> None:
-        settings = self._config.learner
-        config = LearnerConfig(self._config.directory / "learner", threads=settings.threads, device=settings.device)
+        config = LearnerConfig(self._config.learner_path, **msgspec.structs.asdict(self._config.learner))
         async with open_learner(config, lambda line: log.info("learner.said", line=line)) as learner:
             task_status.started(learner)
+            try:
+                ready = await learner.describe()  # starts the process now, so that the first round need not wait
+                log.info("learner.ready", device=ready.device, torch=ready.torch, walls=ready.walls)
+            except LearnerError as error:
+                log.error("learner.failed", reason=str(error))
             await trio.sleep_forever()
 
     # ---- the ledger's surroundings ----------------------------------------------------------------------------------

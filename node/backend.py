@@ -60,6 +60,9 @@ class NodeBackend:
     _answers: dict[bytes, bytes] = field(default_factory=dict)
 
     # ---- reads ------------------------------------------------------------------------------------------------------
+    def pending_nonce(self, address: bytes) -> int:
+        return self.ledger.mempool.next_nonce(address, self.chain.nonce(address))
+
     async def submit_transaction(self, raw: bytes) -> bytes:
         return self.ledger.submit(raw, trio.current_time())
 

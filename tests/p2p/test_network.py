@@ -31,8 +31,9 @@ async def test_peers_hear_each_others_hello_before_anything_else() -> None:
     async with trio.open_nursery() as nursery:
         one = await start(nursery, key(1), b"I am one")
         two = await start(nursery, key(2), b"I am two", bootstrap=one.network.addresses)
-        first = await one.network.events.receive()
-        second = await two.network.events.receive()
+        with trio.fail_after(PATIENCE_S):
+            first = await one.network.events.receive()
+            second = await two.network.events.receive()
         assert isinstance(first, PeerConnected)
         assert (first.peer, first.hello, first.direction) == (two.peer, b"I am two", "inbound")
         assert isinstance(second, PeerConnected)
@@ -245,4 +246,5 @@ async def test_when_the_network_ends_so_do_its_events() -> None:
     async with trio.open_nursery() as nursery:
         one = await start(nursery, key(1))
         await one.stop()
-        assert [event async for event in one.network.events] == []
+        with trio.fail_after(PATIENCE_S):
+            assert [event async for event in one.network.events] == []
