@@ -86,7 +86,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a `Revealed` log of the replicated-job contract states: unmasking `ciphertext` with `mask` gives `update`."""
+    """What a `Revealed` log of the job contract states: unmasking `ciphertext` with `mask` gives `update`."""
 
     contract: bytes
     job: int

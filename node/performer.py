@@ -6,9 +6,7 @@ do something about becomes an event; a blob that nobody has is waited for until 
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -119,8 +117,9 @@ class Performer:
 
     async def _train(self, effect: worker.Train) -> worker.Trained:
         manifest = effect.manifest
-        base = await self.exchange.fetch(effect.base, manifest.update_size())
-        dataset = await self.exchange.fetch(manifest.dataset, manifest.dataset_size)
+        size = manifest.update_size()
+        base = await self.exchange.fetch(effect.base, size, size=size)
+        dataset = await self.exchange.fetch(manifest.dataset, manifest.dataset_size, size=manifest.dataset_size)
         self.activity.state, self.activity.key = "training", effect.key
 
         def progress(report: Progress) -> None:
@@ -175,15 +174,21 @@ class Performer:
     async def perform_server(self, effect: object) -> object | None:
         match effect:
             case learning_server.UnmaskModel():
-                ciphertext = await self.exchange.fetch(effect.ciphertext, effect.size)
-                model = masking.apply_mask(ciphertext, effect.ctx, effect.mask)
-                if await self._put(model, public=True) != effect.update:
-                    return learning_server.StepFailed(effect.key, "the majority's mask does not give its digest")
-                return learning_server.ModelReady(effect.key)
+                return await self._unmask(effect)
             case learning_server.Score():
                 return await self._score(effect)
             case _:
                 return await self._perform_common(effect)
+
+    async def _unmask(self, effect: learning_server.UnmaskModel) -> object:
+        try:
+            ciphertext = await self.exchange.fetch(effect.ciphertext, effect.size, size=effect.size)
+        except BlobError as error:
+            return learning_server.StepFailed(effect.key, str(error))
+        model = masking.apply_mask(ciphertext, effect.ctx, effect.mask)
+        if await self._put(model, public=True) != effect.update:
+            return learning_server.StepFailed(effect.key, "the majority's mask does not give its digest")
+        return learning_server.ModelReady(effect.key)
 
     async def _score(self, effect: learning_server.Score) -> object:
         try:
@@ -204,8 +209,7 @@ class Performer:
     async def perform_attestor(self, effect: object) -> object | None:
         match effect:
             case attestor.FetchCiphertext():
-                fetch = functools.partial(self.exchange.fetch, effect.ciphertext, effect.size)
-                await self.tasks.run(("attest", effect.key), fetch)
+                await self.tasks.run(("attest", effect.key), lambda: self._prefetch(effect))
             case attestor.CheckClaim():
                 return await self.tasks.run(("attest", effect.key), lambda: self._check(effect))
             case attestor.Attest():
@@ -214,12 +218,18 @@ class Performer:
                 self.tasks.cancel(("attest", effect.key))
         return None
 
+    async def _prefetch(self, effect: attestor.FetchCiphertext) -> None:
+        """Have the bytes before anybody may reveal; what cannot be had now is asked for again with the claim."""
+        try:
+            await self.exchange.fetch(effect.ciphertext, effect.size, size=effect.size)
+        except BlobError as error:
+            log.info("ciphertext.missing", key=str(effect.key), reason=str(error))
+
     async def _check(self, effect: attestor.CheckClaim) -> attestor.ClaimChecked:
         """Recompute the fact: the ciphertext has the job's size and unmasks into the digest."""
         claim = effect.claim
-        ciphertext = await self.exchange.fetch(claim.ciphertext, math.inf)
-        if len(ciphertext) != claim.size:
-            return attestor.ClaimChecked(effect.digest, False)
+        # the size is the job's: a blob of another size under this digest is as if it were not there
+        ciphertext = await self.exchange.fetch(claim.ciphertext, claim.size, size=claim.size)
         update = masking.apply_mask(ciphertext, claim.ctx, claim.mask)
         verdict = await trio.to_thread.run_sync(unixfs.digest_of, update) == claim.update
         return attestor.ClaimChecked(effect.digest, verdict)
@@ -244,14 +254,14 @@ class Performer:
 
     async def _fetch_manifest(self, effect: FetchManifest) -> ManifestReady | ManifestRefused:
         posted = self.posted(effect.job)
-        data = await self.exchange.fetch(effect.digest, manifests.MANIFEST_BYTES_MAX)
         try:
+            data = await self.exchange.fetch(effect.digest, manifests.MANIFEST_BYTES_MAX)
             manifest = manifests.decode(data)
             if manifest.update_size() != posted.update_size:
                 reason = f"a state of {manifest.update_size()} bytes, posted as {posted.update_size}"
                 raise InvalidManifest("model", reason)
             await self._check_base(manifest, posted.base)
-        except JobError as error:
+        except (JobError, LearnerError, BlobError) as error:
             log.warning("manifest.refused", job=effect.job, reason=str(error))
             return ManifestRefused(effect.job, str(error))
         return ManifestReady(effect.job, manifest)

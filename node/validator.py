@@ -192,6 +192,8 @@ class Validator:
                     assert isinstance(follower, consensus.PersistVote)
                     batch.append((follower.vote, follower.block))
                 self._store.log_votes(batch)
+                for vote, _ in batch:
+                    log.debug("vote.persisted", view=vote.view, kind=vote.kind)
             case consensus.Send(to=to, message=message):
                 self._send(to, message)
             case consensus.BuildBlock() as wanted:

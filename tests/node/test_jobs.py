@@ -22,7 +22,8 @@ ONE, TWO, THREE = WORKERS
 def whole_round(*more: b.Event) -> object:
     commits = [committed(w) for w in WORKERS]
     reveals = [revealed(ONE), revealed(TWO), revealed(THREE, BAD)]
-    return job_of(opened(), *commits, reveal_opened(), *reveals, majority(), b.RoundSettled(*KEY, GOOD, 2), *more).by_id[1]
+    settled = [majority(), b.RoundSettled(*KEY, GOOD, 2)]
+    return job_of(opened(), *commits, reveal_opened(), *reveals, *settled, *more).by_id[1]
 
 
 def test_a_job_waits_runs_and_ends() -> None:

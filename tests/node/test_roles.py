@@ -115,7 +115,8 @@ def test_a_worker_without_a_slot_does_nothing() -> None:
 
 def test_training_that_came_too_late_is_abandoned() -> None:
     state, _ = play(worker.step, worker.WorkerState(ME), at(job_of(opened())), READY)
-    _, effects = play(worker.step, state, at(job_of(opened(), committed(OTHER), committed(THIRD), reveal_opened(commits=2))))
+    others = [committed(OTHER), committed(THIRD)]
+    _, effects = play(worker.step, state, at(job_of(opened(), *others, reveal_opened(commits=2))))
     assert effects == [worker.Abandon(KEY)]
 
 
