@@ -4,6 +4,10 @@
 #   make test      all checks and tests
 #   make lint      only the checks
 #   make sim       simulated networks; SEED=n replays one
+#   make docs      write docs/CONFIG.md again after changing the configuration
+#   make image     build the container image; BASE=image, EXTRAS= for one without the learner
+#   make wheels    fetch what the image needs into build/wheels, for an engine that reaches no registry
+#   make testnet-containers    the demo's network as containers, for real; needs a container engine
 #   make clean     remove what make made
 
 PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
@@ -15,9 +19,12 @@ DEMO ?=
 TESTS ?=
 SEED ?=
 SEEDS ?= 50
+BASE ?= python:3.11-slim-bookworm
+EXTRAS ?= learner
+IMAGE ?= flnode
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint sim contracts clean
+.PHONY: help setup demo test lint sim contracts docs image wheels testnet-containers clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -49,6 +56,22 @@ sim: $(READY)
 
 contracts: $(READY)
 	$(BIN)/python -m chain.contracts.build
+
+docs: $(READY)
+	$(BIN)/python -m node.config_doc > docs/CONFIG.md.new
+	mv docs/CONFIG.md.new docs/CONFIG.md
+
+image:
+	docker build --tag $(IMAGE) --build-arg BASE=$(BASE) --build-arg EXTRAS=$(EXTRAS) \
+		$(if $(wildcard build/wheels),--build-arg PIP_NO_INDEX=1) .
+
+wheels: $(READY)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --wheel-dir build/wheels \
+		--constraint constraints.txt hatchling '.[$(EXTRAS)]'
+	rm -f build/wheels/flnode-*.whl
+
+testnet-containers: $(READY) image
+	FLNODE_IMAGE=$(IMAGE) $(BIN)/python -m tests.containers.testnet
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -19,7 +19,7 @@ from chain.evm import Account, Header
 from chain.genesis import Network
 from chain.overlay import Executed
 from chain.reads import ChainReads, TooManyLogs, UnknownBlock, encode_receipts, logs_of
-from chain.store import Store, StoredBlock, StoreError
+from chain.store import OtherNetwork, Store, StoredBlock, StoreError
 from chain.types import (
     Attestation,
     Block,
@@ -99,7 +99,7 @@ class Chain(ChainReads):
             payload = evm.encode_block(header, ())
             self._store.write_genesis(StoredBlock(0, header.hash, payload, nodes, encode_receipts(()), 0, ()))
         elif found != header.hash:
-            raise StoreError(f"the chain database belongs to another network (genesis {found.hex()[:12]})")
+            raise OtherNetwork(f"the chain database belongs to another network (genesis {found.hex()[:12]})")
         return header.hash
 
     # -- transactions --------------------------------------------------------------------------------------------

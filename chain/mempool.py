@@ -109,6 +109,13 @@ class Mempool:
         self.version += 1
         self.set_nonce(transaction.sender, account_nonce)
 
+    def check(self, transaction: Transaction, account_nonce: int, balance: int) -> None:
+        """What `add` would raise for the transaction itself; that the pool is full is not looked at."""
+        if transaction.hash not in self._by_hash:
+            queue = self._queues.get(transaction.sender, _Queue(account_nonce, {}))
+            replaced = queue.entries.get(transaction.nonce)
+            self._check(transaction, queue, max(account_nonce, queue.nonce), balance, replaced)
+
     def candidates(self) -> tuple[Transaction, ...]:
         """Everything that is not behind a gap: best-paying first, each sender's in nonce order."""
         heap: list[tuple[int, int, int, bytes]] = []

@@ -18,6 +18,7 @@ reopens at the last call that returned, or at the one that had just been committ
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,12 +40,26 @@ _DATABASES: Final = (
     "certificates", "attestations", "votes", "bodies", "kv",
 )  # fmt: skip
 _FORMAT: Final = b"1"
+# EIO is LMDB's word for a write that was cut short, as it is when the disk fills up in the middle of it.
+_NO_ROOM: Final = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 
 _T = TypeVar("_T")
 
 
 class StoreError(Exception):
     """The local disk or database fails: full, damaged, unreadable or held by another process. Not a peer's fault."""
+
+
+class StoreFull(StoreError):
+    """There is no room: the database has reached its own limit (`limited`), or the disk is full."""
+
+    def __init__(self, message: str, limited: bool) -> None:
+        super().__init__(message)
+        self.limited = limited
+
+
+class OtherNetwork(StoreError):
+    """The database holds the chain of another network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,8 +330,11 @@ def _store_errors() -> Iterator[None]:
     try:
         yield
     except lmdb.MapFullError as error:
-        raise StoreError("the chain database has reached its map size") from error
+        raise StoreFull("the chain database has reached its largest size", limited=True) from error
     except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError) as error:
         raise StoreError(f"the chain database is damaged: {error}") from error
     except lmdb.Error as error:
-        raise StoreError(f"the chain database: {error}") from error  # disk full and I/O errors: the system's own words
+        reason = str(error).partition(": ")[2] or str(error)  # "mdb_txn_commit: No space left on device"
+        if reason in _NO_ROOM:
+            raise StoreFull(f"the chain database cannot be written: {reason}", limited=False) from error
+        raise StoreError(f"the chain database: {error}") from error  # the system's own words

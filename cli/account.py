@@ -15,7 +15,11 @@ FINAL_WAIT_S = 30.0
 
 @click.group()
 def account() -> None:
-    """The node's own account: balance, deposits, payments."""
+    """The node's own account: balance, deposits, payments.
+
+    \b
+    flnode account show --config ~/mynode
+    """
 
 
 @account.command()

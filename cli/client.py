@@ -20,11 +20,12 @@ NOT_PERMITTED: Final = -32010
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a node's API is: its Unix socket, or a URL and perhaps a token."""
+    """Where a node's API is: its Unix socket, or a URL and perhaps a token. `directory` is the node's, if known."""
 
     socket: Path | None = None
     url: str | None = None
     token: str | None = None
+    directory: Path | None = None
 
     def __str__(self) -> str:
         return self.url or str(self.socket)
@@ -85,6 +86,8 @@ class Client:
             raise NodeUnreachable(f"the node at {self.endpoint} does not answer within {waited}") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise UserError(f"{self.endpoint} is not a URL of a node: {error}") from None
+        except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
+            raise NodeError(self._stranger(str(error))) from None
         except httpx.TransportError as error:
             raise NodeUnreachable(self._unreachable(error)) from None
         if response.status_code != 200:
@@ -96,17 +99,26 @@ class Client:
         try:
             answer: dict[str, Any] = msgspec.json.decode(body, type=dict)
             if error := answer.get("error"):
-                raise NodeRefused(str(error["message"]), int(error["code"]))
+                raise NodeRefused(" ".join(str(error["message"]).split()), int(error["code"]))
             return msgspec.convert(answer.get("result"), kind)
-        except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
-            raise NodeError(f"{self.endpoint} does not answer like a flnode node: {error}") from None
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise NodeError(self._stranger(str(error))) from None
+
+    def _stranger(self, reason: str) -> str:
+        return f"what answers at {self.endpoint} is no flnode node of this version: {reason}"
 
     def _unreachable(self, error: httpx.TransportError) -> str:
         path = self.endpoint.socket
+        if isinstance(error, httpx.ReadError | httpx.WriteError):
+            return f"the node at {self.endpoint} broke off while answering ({error}); its log may say why"
         if path is None:
             return f"no node answers at {self.endpoint}: {error}"
         if not path.exists():
-            return f"no node is running here: there is no socket at {path}; start it with `flnode start --config DIR`"
+            return f"no node is running here: there is no socket at {path}; start it with `{self._start}`"
         if not path.is_socket():
-            return f"{path} is not a socket; check `socket` in [api]"
-        return f"no node answers at {path} ({error}); start it with `flnode start --config DIR`"
+            return f"{path} is not a socket; check `socket` in [api] of the node's file"
+        return f"no node answers at {path} ({error}); start it with `{self._start}`"
+
+    @property
+    def _start(self) -> str:
+        return f"flnode start --config {self.endpoint.directory or 'DIR'}"

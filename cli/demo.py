@@ -13,11 +13,12 @@ from typing import Final
 import click
 import msgspec
 
-from cli.demo_network import MEMBERS, Running, create_nodes, running
+from cli.demo_network import MEMBERS, Running, running
 from cli.demo_report import report_of, report_screen
 from cli.demo_view import View, open_view
 from cli.errors import NodeError, UserError
 from cli.jobfile import job_spec
+from cli.local_network import Plan, create_nodes
 from cli.output import print_json, stdout
 from cli.signals import interruptible, uninterrupted
 from node.api import schema
@@ -74,7 +75,8 @@ def demo(as_json: bool, seed: int, goal: float, rounds_max: int, limit_s: float,
     """
     started_at = time.time()
     with interruptible(), _directory(keep) as root, open_view() as view:
-        nodes = create_nodes(root, MEMBERS, deposit_stakes=rounds_max + DEPOSIT_SPARE_STAKES)
+        # enough for every round, so that even who forfeits in each of them stays in the draw
+        nodes = create_nodes(root, Plan("demo", MEMBERS, deposit_stakes=rounds_max + DEPOSIT_SPARE_STAKES))
         job = dict(JOB, seed=seed, goal_accuracy=goal)
         spec = job_spec(job, dict(TERMS, rounds_max=rounds_max), started_at, "the demo's job")
         view.say(f"starting {len(nodes)} nodes in {root}")

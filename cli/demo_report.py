@@ -13,8 +13,8 @@ from rich.console import Group
 from rich.text import Text
 
 from cli.amounts import format_wei
-from cli.demo_network import Behaviour, Node
 from cli.errors import NodeError
+from cli.local_network import Behaviour, Node
 from cli.output import duration, percent, table
 from node.api import schema
 

@@ -129,7 +129,11 @@ def create_node(
     """
     directory = directory.absolute()
     path = directory / CONFIG_NAME
-    if path.exists():
+    try:
+        occupied = path.exists()
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"cannot use {directory}: {error.strerror}") from None
+    if occupied:
         raise UserError(f"{directory} already holds a node; choose another directory")
     try:
         config = adjust(Config(directory=directory, node=NodeConfig(roles=roles)))
@@ -163,7 +167,7 @@ def parse_roles(text: str) -> tuple[Role, ...]:
 def read_network(name: str) -> str:
     """The text of a network file, by path or by the name of a built-in one."""
     path = Path(name)
-    if not path.exists() and (NETWORKS / f"{name}.toml").exists():
+    if not path.is_file() and (NETWORKS / f"{name}.toml").exists():
         path = NETWORKS / f"{name}.toml"
     try:
         if path.is_file() and path.stat().st_size > NETWORK_BYTES_MAX:

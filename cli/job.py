@@ -1,4 +1,4 @@
-"""flnode job submit, list, show, watch, cancel, top-up"""
+"""flnode job new, submit, list, show, watch, cancel, top-up, model, predict"""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import msgspec
 from cli.account import FINAL_WAIT_S, report
 from cli.amounts import format_wei
 from cli.client import Client
+from cli.job_new import new
 from cli.jobfile import escrow_wei, load_job
+from cli.model import model, predict
 from cli.options import node_command
 from cli.output import duration, percent, print_json, short, stdout, table
 from node.api import schema
@@ -24,7 +26,11 @@ job_id = click.argument("job", metavar="ID", type=click.IntRange(min=1))
 
 @click.group()
 def job() -> None:
-    """Training jobs: post one, look at one, follow one, end one."""
+    """Training jobs: post one, look at one, follow one, end one, get its model."""
+
+
+for each_command in (new, model, predict):
+    job.add_command(each_command)
 
 
 @job.command()

@@ -13,10 +13,12 @@ from cli.amounts import parse_amount
 from cli.errors import UserError
 from learner import manifest as m
 from learner.errors import InvalidManifest
+from node import unixfs
 from node.api import schema
 
 _FILE_BYTES_MAX: Final = 1 << 20
 _DIGEST: Final = re.compile(r"0x[0-9a-fA-F]{64}")
+_NAME: Final = re.compile(schema.DATASET_NAME)
 BUILT_IN: Final = {"digits": (64, 10)}  # features and classes
 
 # key -> (type, default); ... means that the key is required
@@ -129,9 +131,9 @@ def _check_model(job: Mapping[str, Any], source: str) -> None:
     dataset, sizes = job["dataset"], job["sizes"]
     if job["model"] != "mlp":
         raise UserError(f"`model` in [job] of {source}: unknown model {job['model']!r} (known: mlp)")
-    if dataset not in BUILT_IN and not _DIGEST.fullmatch(dataset):
-        names = ", ".join(BUILT_IN)
-        raise UserError(f"`dataset` in [job] of {source}: {dataset!r} is neither built in ({names}) nor a 0x digest")
+    if not (_DIGEST.fullmatch(dataset) or _NAME.fullmatch(dataset) or _is_cid(dataset)):
+        text = f"{dataset!r} is not the name, CID or 0x digest of a dataset; `flnode data list` shows those at a node"
+        raise UserError(f"`dataset` in [job] of {source}: {text}")
     _require(all(type(size) is int for size in sizes), "job", "sizes", "expected a list of whole numbers", source)
     _require(0 <= job["seed"] < 1 << 63, "job", "seed", "expected 0 to 2**63 - 1", source)
     try:
@@ -156,6 +158,14 @@ def _check_model(job: Mapping[str, Any], source: str) -> None:
         features, classes = BUILT_IN[dataset]
         text = f"{dataset} needs {features} inputs and {classes} outputs, got {sizes}"
         raise UserError(f"`sizes` in [job] of {source}: {text}")
+
+
+def _is_cid(text: str) -> bool:
+    try:
+        unixfs.parse_cid(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_terms(terms: Mapping[str, Any], source: str) -> None:

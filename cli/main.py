@@ -10,12 +10,15 @@ import click
 from click.shell_completion import get_completion_class
 
 from cli.account import account
+from cli.data import data
 from cli.demo import demo
 from cli.errors import NODE_ERROR, USER_ERROR, CommandError
 from cli.init import init
 from cli.job import job
+from cli.output import colours
 from cli.start import start, stop
 from cli.status import peers, status
+from cli.testnet import testnet
 from node.config import ConfigError
 
 INTERRUPTED = 130  # as shells report SIGINT
@@ -28,6 +31,7 @@ def cli() -> None:
 
     \b
     flnode demo                                    a whole network on this machine, by itself
+    flnode testnet up                              an own network in the background, to stay
     flnode init DIR --network FILE --role worker   make a node
     flnode start --config DIR                      run it
     flnode status --config DIR                     see how it is
@@ -40,14 +44,16 @@ def completion(shell: str) -> None:
     """Print the completion script of a shell.
 
     \b
-    eval "$(flnode completion bash)"               for this session
+    eval "$(flnode completion bash)"               for this session; in ~/.bashrc for all
+    eval "$(flnode completion zsh)"
+    flnode completion fish > ~/.config/fish/completions/flnode.fish
     """
     kind = get_completion_class(shell)
     assert kind is not None  # click brings all three
     click.echo(kind(cli, {}, "flnode", "_FLNODE_COMPLETE").source())
 
 
-for command in (init, start, stop, status, peers, job, account, demo):
+for command in (init, start, stop, status, peers, data, job, account, testnet, demo):
     cli.add_command(command)
 
 
@@ -69,18 +75,30 @@ def run(arguments: list[str]) -> int:
     except CommandError as error:
         return _fail(str(error), error.exit_code)
     except ConfigError as error:
-        return _fail(str(error), USER_ERROR)
+        return _fail(" ".join(str(error).split()), USER_ERROR)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read us has gone, as `| head` does. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()  # whoever read us has gone, as `| head` does
         return 0
-    except Exception as error:
+    except OSError as error:
         if os.environ.get("FLNODE_DEBUG"):
             traceback.print_exc()
-        text = f"a bug in flnode: {type(error).__name__}: {error}; set FLNODE_DEBUG=1 to see where"
-        return _fail(text, NODE_ERROR)
+        _give_up_stdout()
+        return _fail(f"{error.filename or 'cannot write the output'}: {error.strerror or error}", NODE_ERROR)
+    except Exception as error:
+        debug = bool(os.environ.get("FLNODE_DEBUG"))
+        if debug:
+            traceback.print_exc()
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]  # the first leaf says it
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(f"a bug in flnode: {what}" + ("" if debug else "; set FLNODE_DEBUG=1 to see where"), NODE_ERROR)
+
+
+def _give_up_stdout() -> None:
+    """What could not be written is dropped: Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error: click.ClickException) -> str:
@@ -91,7 +109,8 @@ def _one_line(error: click.ClickException) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(click.style("flnode: ", fg="red", bold=True) + message, err=True)
+    name = "flnode: "
+    click.echo((click.style(name, fg="red", bold=True) if colours(sys.stderr) else name) + message, err=True)
     return code
 
 

@@ -52,4 +52,5 @@ def endpoint(config: Path, url: str | None, token_file: Path | None) -> Endpoint
     """Where the options say that the API is."""
     if url is not None:
         return Endpoint(url=url, token=None if token_file is None else read_secret(token_file))
-    return Endpoint(socket=load_config(config, os.environ).socket_path)
+    found = load_config(config, os.environ)
+    return Endpoint(socket=found.socket_path, directory=found.directory)

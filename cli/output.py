@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TextIO
 
 import click
 import msgspec
@@ -15,12 +16,22 @@ from rich.text import Text
 _PIPE_WIDTH: Final = 160  # columns when nobody looks at the screen's width
 
 
+def colours(stream: TextIO) -> bool:
+    """Only for a person at a terminal who has not set NO_COLOR (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
 def stdout() -> Console:
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    return _console(sys.stdout)
 
 
 def stderr() -> Console:
-    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _PIPE_WIDTH)
+    return _console(sys.stderr)
+
+
+def _console(stream: TextIO) -> Console:
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(file=stream, highlight=False, width=width, color_system="auto" if colours(stream) else None)
 
 
 def print_json(value: object) -> None:

@@ -85,12 +85,16 @@ class Dataset:
         Raises:
             InvalidDataset: says what differs.
         """
+        self.check_shape(manifest)
+        if self.train < manifest.batch_size:
+            raise InvalidDataset(f"dataset: {self.train} training samples are less than one batch")
+
+    def check_shape(self, manifest: Manifest) -> None:
+        """Can a model of this manifest read these samples? Raises InvalidDataset."""
         if self.sample_features != manifest.model.features:
             raise InvalidDataset(f"dataset: {self.sample_features} features, the model takes {manifest.model.features}")
         if self.classes != manifest.model.classes:
             raise InvalidDataset(f"dataset: {self.classes} classes, the model has {manifest.model.classes}")
-        if self.train < manifest.batch_size:
-            raise InvalidDataset(f"dataset: {self.train} training samples are less than one batch")
 
 
 def decode(data: bytes) -> Dataset:

@@ -45,7 +45,7 @@ class Workbench:
             case Train():
                 self._write(job.out, self._train(described, job, watch))
             case Evaluate():
-                samples = self._samples(described, job.dataset)
+                samples = self._samples(job.dataset, lambda dataset: dataset.check_shape(described))
                 state = self._read(job.state, STATE_BYTES_MAX, InvalidState)
                 score = evaluate(described, state, samples, self._machine, lambda: watch(0, 1, lambda: 0.0))
                 return Scored(id=job.id, correct=score.correct, total=score.total)
@@ -54,7 +54,7 @@ class Workbench:
         return Done(id=job.id, elapsed_ms=(time.monotonic() - started) * 1e3)
 
     def _train(self, described: Manifest, job: Train, watch: Watch) -> bytes:
-        samples = self._samples(described, job.dataset)
+        samples = self._samples(job.dataset, lambda dataset: dataset.check_fits(described))
         base = self._read(job.base, STATE_BYTES_MAX, InvalidState)
         return train_round(
             described,
@@ -66,7 +66,7 @@ class Workbench:
         )
 
     def _predict(self, described: Manifest, job: Predict, watch: Watch) -> bytes:
-        samples = self._samples(described, job.dataset)
+        samples = self._samples(job.dataset, lambda dataset: dataset.check_shape(described))
         state = self._read(job.state, STATE_BYTES_MAX, InvalidState)
         features = samples.features[samples.train :]
         classes = array.array("H")
@@ -78,14 +78,14 @@ class Workbench:
             classes.byteswap()
         return classes.tobytes()
 
-    def _samples(self, described: Manifest, name: str) -> Samples:
+    def _samples(self, name: str, check: Callable[[Dataset], None]) -> Samples:
         """The named file's samples; a name always means the same bytes, so one that is loaded is not read again."""
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = None  # let go of the old one before the new one is made
             dataset = data.decode(self._read(name, manifest.DATASET_BYTES_MAX, InvalidDataset))
             self._loaded = (name, dataset, load_samples(dataset, self._machine))
         _, dataset, samples = self._loaded
-        dataset.check_fits(described)
+        check(dataset)
         return samples
 
     def _read(self, name: str, bytes_max: int, error: type[JobError]) -> bytes:

@@ -122,6 +122,7 @@ class Account:
 
     Args:
         load, store: the queue's place on disk (msgpack bytes; None when there is nothing yet).
+        check: raises InvalidTransaction for a raw transaction that the ledger would not admit.
         send: hands raw transactions to the ledger, which admits and forwards them.
         outcome: the receipt status of a final transaction; None if it never became final.
     """
@@ -134,12 +135,13 @@ class Account:
         base_fee: int,
         load: Callable[[], bytes | None],
         store: Callable[[bytes], None],
+        check: Callable[[bytes], None],
         send: Callable[[list[bytes]], None],
         outcome: Callable[[bytes], bool | None],
     ) -> None:
         self.address = address
         self._key, self._chain_id, self._base_fee = key, chain_id, base_fee
-        self._store, self._send, self._outcome = store, send, outcome
+        self._store, self._check, self._send, self._outcome = store, check, send, outcome
         saved = load()
         self._queue = Queue() if saved is None else msgspec.msgpack.decode(saved, type=Queue)
         self._waiters: dict[str, _Waiter] = {}
@@ -160,23 +162,28 @@ class Account:
             entry = self._queue.find(tag)
             if entry is None:
                 try:
-                    self._replace(push(self._queue, tag, call, 2 * self._base_fee + 1, self._sign, claim))
+                    entry = self._append(tag, call, claim)
                 except BaseException:
                     del self._waiters[tag]
                     raise
-                entry = self._queue.entries[-1]
-                log.debug("transaction.queued", tag=tag, nonce=entry.nonce)
-                try:
-                    self._send([entry.raw])
-                except InvalidTransaction as error:
-                    self._replace(Queue(self._queue.nonce, self._queue.entries[:-1], self._queue.fee_floor))
-                    del self._waiters[tag]
-                    raise TransactionFailed(str(error)) from None
             waiter.transaction = entry.hash
         await waiter.done.wait()
         if waiter.failure is not None:
             raise TransactionFailed(waiter.failure)
         return Receipt(waiter.transaction)
+
+    def _append(self, tag: str, call: Call, claim: bytes | None) -> Entry:
+        """Sign, check, store, send: in this order, so that nothing inadmissible is ever in the queue."""
+        queue = push(self._queue, tag, call, 2 * self._base_fee + 1, self._sign, claim)
+        entry = queue.entries[-1]
+        try:
+            self._check(entry.raw)
+        except InvalidTransaction as error:
+            raise TransactionFailed(str(error)) from None
+        self._replace(queue)
+        log.debug("transaction.queued", tag=tag, nonce=entry.nonce)
+        self._send_one(entry)
+        return entry
 
     def hash_of(self, tag: str) -> bytes | None:
         """The transaction hash of a tag that is on its way."""
@@ -205,10 +212,13 @@ class Account:
     def resend(self) -> None:
         """Send everything that is not final again."""
         for entry in self._queue.entries:
-            try:
-                self._send([entry.raw])
-            except InvalidTransaction as error:
-                log.info("transaction.waits", tag=entry.tag, reason=str(error))
+            self._send_one(entry)
+
+    def _send_one(self, entry: Entry) -> None:
+        try:
+            self._send([entry.raw])
+        except InvalidTransaction as error:  # admissible once, and will be again
+            log.info("transaction.waits", tag=entry.tag, reason=str(error))
 
     def _finish(self, entry: Entry, failure: str | None) -> None:
         log.info("transaction.ended", tag=entry.tag, nonce=entry.nonce, failure=failure)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,26 +19,28 @@ import structlog
 import trio
 
 from chain.chain import Chain, FinalisedBlock
-from chain.genesis import InvalidNetwork, load_network
 from chain.genesis import Network as NetworkFile
+from chain.genesis import load_network
 from chain.mempool import Mempool
-from chain.store import Store, StoreError
+from chain.store import Store
 from chain.types import Claim
 from node import link as links
 from node.account import Account
 from node.api.backend import Backend
 from node.api.http import serve_api
 from node.backend import NodeBackend
-from node.blobs import BlobError, BlobExchange, BlobStore
+from node.blobs import BlobExchange, BlobStore
 from node.config import Config, ConfigError, load_config, require_development
+from node.datasets import Datasets
 from node.driver import drive
+from node.faults import FAULTS, explain
 from node.feed import Feed
 from node.keys import account_address, load_account_key, load_p2p_key, peer_id
 from node.learner_pool import Learner, LearnerConfig, LearnerError, open_learner
 from node.ledger import TOPIC_REFUSALS, TOPIC_TRANSACTIONS, Ledger
-from node.logs import configure_logging
+from node.logs import configure_logging, say
 from node.p2p.host import Network, run_network
-from node.p2p.types import GossipReceived, ListenFailed, MessageReceived, PeerConnected, PeerLost
+from node.p2p.types import GossipReceived, MessageReceived, PeerConnected, PeerLost
 from node.performer import Performer
 from node.roles import attestor, learning_server, misbehaviour, worker
 from node.roles.common import ChainAdvanced
@@ -53,28 +54,21 @@ log = structlog.get_logger()
 
 ROLE_EVENTS_MAX: Final = 4096
 RESEND_S: Final = 2.0
-LOCAL_FAULTS: Final = (StoreError, ListenFailed, BlobError)
-USER_FAULTS: Final = (ConfigError, InvalidNetwork)
+WATCH_S: Final = 1.0
 
 
 def main(config_path: Path) -> int:
     """Run a node until SIGINT or SIGTERM; the process's exit code (0, 1 for a local fault, 2 for the operator's)."""
+    config = load_config(config_path, os.environ)
+    configure_logging(config.log)
     code = 0
     try:
-        config = load_config(config_path, os.environ)
-        configure_logging(config.log)
         trio.run(run, config)
-    except* USER_FAULTS as group:
-        code = _complain(group, 2)
-    except* LOCAL_FAULTS as group:
-        code = _complain(group, 1)
-    return code
-
-
-def _complain(group: BaseExceptionGroup[Any], code: int) -> int:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]  # the first leaf says it
-    print(f"flnode: {group}", file=sys.stderr)
+    except* FAULTS as group:
+        if os.environ.get("FLNODE_DEBUG") and group.subgroup(OSError) is not None:
+            log.error("node.failed", exc_info=group)  # the system's errors do not say which of our calls met them
+        line, code = explain(group, config)
+        say(f"flnode: {line}")
     return code
 
 
@@ -134,6 +128,7 @@ class Node:
         self._config, self._store, self._chain = config, store, chain
         self._key, self._address = key, address
         self._poked = trio.Event()
+        self._behind = False  # the roles were not shown the newest state, since more of it was on its way
         self._roles: list[trio.MemorySendChannel[Any]] = []
         self._attestor: trio.MemorySendChannel[Any] | None = None
         self._link = links.Link(chain, index)
@@ -147,6 +142,7 @@ class Node:
             key, address, chain.network.chain_id, chain.network.base_fee_wei,
             load=lambda: store.kv_get("account", address),
             store=lambda queue: store.kv_put("account", address, queue),
+            check=self._ledger.check,
             send=self._submit,
             outcome=self._outcome,
         )  # fmt: skip
@@ -160,7 +156,7 @@ class Node:
         performer = Performer(
             self._key, self._chain.network.chain_id, self._chain.genesis_digest, self._account, blobs, exchange,
             learner,
-            posted=lambda job: self._feed.jobs.by_id[job].posted,
+            job=lambda job: self._feed.jobs.by_id[job],
             attest=self._attest, keep_score=self._keep_score, clock=time.time,
         )  # fmt: skip
         self._feed.replay()
@@ -173,9 +169,10 @@ class Node:
         nursery.start_soon(self._resend)
         backend: Backend = NodeBackend(
             config, self._chain, self._ledger, self._link, self._feed, network, self._account, blobs, performer,
-            self._scores, nursery.cancel_scope.cancel, time.time, time.time(),
+            Datasets(self._store, blobs, exchange), self._scores, nursery.cancel_scope.cancel, time.time, time.time(),
         )  # fmt: skip
         await nursery.start(serve_api, config, backend)
+        nursery.start_soon(_watch, backend)
         log.info("node.started", version=VERSION, address="0x" + self._address.hex(), roles=list(config.node.roles))
         self._advance_roles()
 
@@ -184,7 +181,12 @@ class Node:
         config = self._config
         if config.has_role("worker"):
             steps = {"none": worker.step, "lazy": misbehaviour.step_lazy, "copier": misbehaviour.step_copier}
-            state = worker.WorkerState(self._address, config.worker.enrol, config.worker.deposit_stakes)
+            state = worker.WorkerState(
+                self._address,
+                config.worker.enrol,
+                config.worker.deposit_stakes,
+                config.worker.deposit_gwei_max * 10**9,
+            )
             step = steps[config.misbehaviour.behaviour]
             self._start_role(nursery, "worker", step, state, performer.perform_worker)
         if config.has_role("learning_server"):
@@ -203,7 +205,8 @@ class Node:
 
     def _advance_roles(self) -> None:
         """Show the roles the newest state, unless we know that it is an old one."""
-        if self._ledger.target > self._chain.finalised.number + 1:
+        self._behind = self._ledger.catching_up
+        if self._behind:
             return
         event = ChainAdvanced(self._feed.jobs, time.time())
         for role in self._roles:
@@ -249,6 +252,7 @@ class Node:
             self._poked = trio.Event()
             if (deadline := self._ledger.deadline) is not None and trio.current_time() >= deadline:
                 self._ledger.tick(trio.current_time())
+                self._poke()
 
     async def _resend(self) -> None:
         while True:
@@ -256,7 +260,10 @@ class Node:
             self._account.resend()
 
     def _poke(self) -> None:
+        """The ledger was called: it may have other deadlines now, or have caught up."""
         self._poked.set()
+        if self._behind and not self._ledger.catching_up:
+            self._advance_roles()
 
     def _submit(self, raws: list[bytes]) -> None:
         for raw in raws:
@@ -287,6 +294,18 @@ class Node:
     def _keep_score(self, update: bytes, correct: int, total: int) -> None:
         self._scores[update] = (correct, total)
         self._store.kv_put("scores", update, msgspec.msgpack.encode((correct, total)))
+
+
+async def _watch(backend: Backend) -> None:
+    """Log what the node waits for. Asking also sets the time from which the backend counts the wait."""
+    known = None
+    while True:
+        waiting = (await backend.status()).waiting_for
+        kind = None if waiting is None else waiting.partition(":")[0]
+        if kind != known:
+            log.info("node.waiting", reason=waiting or "nothing any more")
+            known = kind
+        await trio.sleep(WATCH_S)
 
 
 def _offer(role: trio.MemorySendChannel[Any], event: object) -> None:

@@ -14,8 +14,8 @@ import trio
 from chain.chain import Chain
 from chain.contracts import bindings as b
 from learner import manifest as manifests
-from learner.data import digits
-from learner.errors import InvalidManifest
+from learner.card import Card
+from learner.errors import InvalidDataset, InvalidManifest
 from learner.manifest import Manifest
 from node import job_screen
 from node.account import Account, QueueFull, Receipt, TransactionFailed
@@ -23,10 +23,12 @@ from node.api import schema
 from node.api.backend import BackendError, NotFound
 from node.blobs import BlobError, BlobStore
 from node.config import Config
+from node.datasets import Datasets
 from node.feed import Feed
 from node.jobs import JobView
 from node.ledger import Ledger
 from node.link import Link
+from node.models import Models
 from node.p2p.host import Network
 from node.performer import Activity, Performer
 from node.version import VERSION
@@ -34,7 +36,6 @@ from node.version import VERSION
 T = TypeVar("T")
 
 GAS_SEND: Final = 21_000
-BUILT_IN_DATASETS: Final = {"digits": digits}
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -51,6 +52,7 @@ class NodeBackend:
     account_queue: Account
     blobs: BlobStore
     performer: Performer
+    named: Datasets
     scores: dict[bytes, tuple[int, int]]
     request_stop: Callable[[], None]
     clock: Callable[[], float]
@@ -139,7 +141,7 @@ class NodeBackend:
             while not events:
                 await self.feed.changed()
                 events = self.feed.events(job, after)
-        return schema.JobEvents(events, after + len(events))
+        return schema.JobEvents(events, events[-1].sequence if events else after)
 
     async def account(self) -> schema.Account:
         address = self.account_queue.address
@@ -158,6 +160,21 @@ class NodeBackend:
             pending_transactions=self.account_queue.pending,
         )
 
+    async def datasets(self) -> list[schema.DatasetInfo]:
+        return self.named.list()
+
+    async def dataset(self, dataset: str) -> schema.DatasetInfo:
+        return await self.named.info(dataset)
+
+    async def blob_part(self, digest: bytes, index: int) -> schema.BlobPart:
+        if not self.blobs.is_public(digest):
+            raise NotFound(f"blob {digest.hex()} is not here")
+        try:
+            leaf = await trio.to_thread.run_sync(self.blobs.leaf, digest, index)
+            return schema.BlobPart(self.blobs.size(digest), leaf)
+        except (BlobError, IndexError) as error:
+            raise BackendError(str(error) or "no such part") from None
+
     # ---- changes ----------------------------------------------------------------------------------------------------
     async def submit_job(self, spec: schema.JobSpec, wait_s: float) -> schema.Submitted:
         learner = self.performer.learner
@@ -165,6 +182,8 @@ class NodeBackend:
             raise BackendError("this node has no learner; post the job at a learning server")
         manifest = await self._manifest(spec)
         terms = _terms(spec.terms)
+        if terms.auto_finalise and manifest.goal is not None:
+            raise BackendError("with auto_finalise no round can be scored before it ends: leave one of the two out")
         if (balance := self.chain.balance(self.account_queue.address)) < terms.escrow:
             raise BackendError(
                 f"the escrow is {terms.escrow} wei (reward x slots x rounds); the account has {balance} wei"
@@ -176,12 +195,12 @@ class NodeBackend:
         return await self._send(f"post {digest.hex()} {time.time_ns()}", call, wait_s)
 
     async def cancel_job(self, job: int, wait_s: float) -> schema.Submitted:
-        if self._find(job).owner != self.account_queue.address:
+        if self._find_open(job).owner != self.account_queue.address:
             raise BackendError(f"job {job} belongs to another account; only its owner may cancel it")
         return await self._send(f"cancel {job}", b.cancel(job), wait_s)
 
     async def top_up_job(self, job: int, rounds: int, wait_s: float) -> schema.Submitted:
-        call = b.top_up(job, rounds, self._find(job).posted.terms)
+        call = b.top_up(job, rounds, self._find_open(job).posted.terms)
         return await self._send(f"top up {job} {time.time_ns()}", call, wait_s)
 
     async def withdraw(self, wait_s: float) -> schema.Submitted:
@@ -198,6 +217,18 @@ class NodeBackend:
 
     async def send(self, to: bytes, value: int, wait_s: float) -> schema.Submitted:
         return await self._send(f"send {time.time_ns()}", b.Call(to, value, b"", GAS_SEND), wait_s)
+
+    async def add_dataset(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
+        return await self.named.add(path, name, card, replace)
+
+    async def model(self, job: int, round: int | None, wait_s: float) -> schema.ModelInfo:
+        return await self._models().info(self._find(job), round, wait_s)
+
+    async def predict(self, job: int, round: int | None, path: str, wait_s: float) -> schema.Prediction:
+        return await self._models().predict(self._find(job), round, path, wait_s)
+
+    def _models(self) -> Models:
+        return Models(self.performer.exchange, self.named, self.performer.learner, self.scores)
 
     async def stop(self) -> schema.Stopping:
         self.request_stop()
@@ -221,17 +252,10 @@ class NodeBackend:
         return next((event.job for event in events if isinstance(event, b.JobPosted)), None)
 
     async def _manifest(self, spec: schema.JobSpec) -> Manifest:
-        try:
-            if spec.dataset in BUILT_IN_DATASETS:
-                dataset = self.blobs.put(BUILT_IN_DATASETS[spec.dataset](), public=True)
-            else:
-                dataset = bytes.fromhex(spec.dataset.removeprefix("0x"))
-            size = self.blobs.size(dataset)
-        except (ValueError, BlobError) as error:
-            raise BackendError(f"dataset {spec.dataset!r}: {error}") from None
+        dataset, size, contents = await self.named.find(spec.dataset)
         seed = hashlib.sha256(b"flnode/job/1" + spec.seed.to_bytes(8, "big", signed=True)).digest()
         try:
-            return manifests.validated(
+            manifest = manifests.validated(
                 Manifest(
                     model=manifests.Mlp(tuple(spec.model.sizes)),
                     dataset=dataset,
@@ -244,8 +268,10 @@ class NodeBackend:
                     goal=None if spec.goal_accuracy is None else manifests.Goal(spec.goal_accuracy),
                 )
             )
-        except InvalidManifest as error:
+            contents.check_fits(manifest)
+        except (InvalidManifest, InvalidDataset) as error:
             raise BackendError(str(error)) from None
+        return manifest
 
     # ---- jobs -------------------------------------------------------------------------------------------------------
     def _find(self, job: int) -> JobView:
@@ -254,19 +280,33 @@ class NodeBackend:
             raise NotFound(f"there is no job {job}; `flnode job list` shows those that are known")
         return found
 
+    def _find_open(self, job: int) -> JobView:
+        found = self._find(job)
+        if found.ended is not None:
+            raise BackendError(f"job {job} has ended ({found.ended})")
+        return found
+
     def _known(self, job: JobView) -> job_screen.Known:
-        try:
-            manifest = manifests.decode(self.blobs.get(job.posted.manifest))
-        except (BlobError, InvalidManifest):
-            manifest = None
         return job_screen.Known(
             scores=self.scores,
-            manifest=manifest,
+            manifest=self._manifest_of(job),
+            missing=self._missing(),
             deposit=lambda worker: self._deposit(job, worker),
             escrow=self._view(b.job_view(job.job)).escrow,
             posted_at=self.chain.timestamp(job.posted_in),
             seen_at={number: at for (its_job, number), at in self.feed.seen_at.items() if its_job == job.job},
         )
+
+    def _manifest_of(self, job: JobView) -> Manifest | None:
+        """None while it is not here."""
+        try:
+            return manifests.decode(self.blobs.get(job.posted.manifest))
+        except (BlobError, InvalidManifest):
+            return None
+
+    def _missing(self) -> dict[bytes, str]:
+        """The CIDs of blobs that are wanted here and no connected peer has, by digest."""
+        return self.performer.exchange.waiting_cids() if self.link.members else {}
 
     def _deposit(self, job: JobView, worker: bytes) -> tuple[int, int]:
         """(free, locked) wei of a worker's standing deposit."""
@@ -291,8 +331,8 @@ class NodeBackend:
             what = f"validators: {connected} of {validators} reached, {self.chain.network.quorum_size} needed"
         elif self.ledger.target > self.chain.finalised.number + 1:
             what = f"catching up: block {self.chain.finalised.number} of {self.ledger.target}"
-        elif (missing := self.performer.exchange.waiting()) and self.link.members:
-            what = f"blob {missing[0].hex()[:16]}: no connected peer has it"
+        elif missing := self._missing():
+            what = self._missing_in_words(missing)
         if what is None:
             self._waiting = None
         elif self._waiting is None or self._waiting[0].split(":")[0] != what.split(":")[0]:
@@ -300,6 +340,14 @@ class NodeBackend:
         else:
             self._waiting = (what, self._waiting[1])
         return self._waiting
+
+    def _missing_in_words(self, missing: dict[bytes, str]) -> str:
+        """The blob that is waited for longest; a dataset before it, because a person can do something about that."""
+        known = [self._manifest_of(job) for job in self.feed.jobs.by_id.values() if job.ended is None]
+        for manifest in known:
+            if manifest is not None and manifest.dataset in missing:
+                return f"dataset {missing[manifest.dataset]}: {job_screen.NOWHERE}"
+        return f"blob {next(iter(missing.values()))}: {job_screen.NOWHERE}"
 
     def _learner_pid(self) -> int | None:
         return None if self.performer.learner is None else self.performer.learner.pid

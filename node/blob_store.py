@@ -6,7 +6,8 @@ DIR/tmp/                 half-written; emptied at start
 
 A file appears under its name whole or not at all (write, fsync, rename). When the store is full the public blobs that
 were used least recently and are not pinned go first; private blobs stay until deleted. Pins live as long as the
-process: who needs a blob pins it again after a restart. Methods block on the disk and may be called from any thread.
+process: who needs a blob pins it again after a restart. Each holder of a pin has its own, so that none takes away
+another's. Methods block on the disk and may be called from any thread.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import BinaryIO, Final, NoReturn
 
 from node import unixfs
 from node.unixfs import DIGEST_BYTES, LEAF_BYTES, Layout
@@ -58,9 +59,11 @@ class BlobStoreFull(BlobError):
 
     size: int
     size_max: int
+    kept: int = 0  # bytes of what may not go
 
     def __str__(self) -> str:
-        return f"no room for a blob of {self.size} bytes: the store is limited to {self.size_max}"
+        limit = f"`blobs_bytes_max` in [node] limits the store to {self.size_max}"
+        return f"no room for a blob of {self.size} bytes: {limit}, of which {self.kept} are pinned or not published yet"
 
 
 @dataclass(eq=False)
@@ -104,7 +107,7 @@ class BlobStore:
         self.path, self.bytes_max = path, bytes_max
         self._lock = threading.RLock()
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()  # least recently used first
-        self._pinned: set[bytes] = set()
+        self._pins: dict[bytes, set[str]] = {}  # digest -> holders
         self._layouts: OrderedDict[bytes, Layout] = OrderedDict()
         self._total = 0
         with self._disk():
@@ -141,34 +144,39 @@ class BlobStore:
         """Every blob, least recently used first."""
         with self._lock:
             return [
-                BlobInfo(digest, entry.size, entry.public, digest in self._pinned)
+                BlobInfo(digest, entry.size, entry.public, digest in self._pins)
                 for digest, entry in self._entries.items()
             ]
 
     # ---- reading ----------------------------------------------------------------------------------------------------
     def get(self, digest: bytes) -> bytes:
         """The whole blob. Raises BlobMissing, BlobDamaged."""
-        data = self._read(digest, 0, -1)
-        layout = unixfs.layout(data)
-        if layout.digest != digest:
-            self._remove_damaged(digest)
-        self._remember(digest, layout)
+        with self._open(digest) as file:
+            data = file.read()
+        self._check(digest, unixfs.layout(data))
         return data
 
     def layout(self, digest: bytes) -> Layout:
-        """What the blob consists of; reads all of it the first time. Raises BlobMissing, BlobDamaged."""
+        """What the blob consists of; reads through it the first time. Raises BlobMissing, BlobDamaged."""
         with self._lock:
             known = self._layouts.get(digest)
             if known is not None and digest in self._entries:
                 self._layouts.move_to_end(digest)
                 return known
-        self.get(digest)
-        return self._layouts[digest]
+        with self._open(digest) as file:  # leaf by leaf: many may ask for large ones at once
+            leaves: list[bytes] = []
+            size = 0
+            while (leaf := file.read(LEAF_BYTES)) or not leaves:
+                leaves.append(hashlib.sha256(leaf).digest())
+                size += len(leaf)
+        return self._check(digest, Layout(size, tuple(leaves)))
 
     def leaf(self, digest: bytes, index: int) -> bytes:
         """One leaf. Raises BlobMissing, BlobDamaged, IndexError."""
         expected = self.layout(digest).leaves[index]
-        data = self._read(digest, index * LEAF_BYTES, LEAF_BYTES)
+        with self._open(digest) as file:
+            file.seek(index * LEAF_BYTES)
+            data = file.read(LEAF_BYTES)
         if hashlib.sha256(data).digest() != expected:
             self._remove_damaged(digest)
         return data
@@ -213,22 +221,23 @@ class BlobStore:
             entry.public = True
 
     def delete(self, digest: bytes) -> None:
-        """Forget a blob, pinned or not. No-op when it is not here."""
+        """Forget a blob, private or public, pinned or not, and its pins. No-op when it is not here."""
         with self._lock:
-            self._pinned.discard(digest)
-            entry = self._entries.pop(digest, None)
-            self._layouts.pop(digest, None)
-            if entry is not None:
-                self._total -= entry.size
-                with self._disk():
-                    self._file(digest, entry.public).unlink(missing_ok=True)
+            self._pins.pop(digest, None)
+            self._remove(digest)
 
-    def pin(self, digest: bytes) -> None:
-        """Keep this blob when room is made, also if it comes only later."""
-        self._pinned.add(digest)
+    def pin(self, digest: bytes, holder: str = "") -> None:
+        """Keep this blob when room is made, also if it comes only later; again by the same holder: no-op."""
+        with self._lock:
+            self._pins.setdefault(digest, set()).add(holder)
 
-    def unpin(self, digest: bytes) -> None:
-        self._pinned.discard(digest)
+    def unpin(self, digest: bytes, holder: str = "") -> None:
+        """This holder needs the blob no more. No-op without its pin."""
+        with self._lock:
+            holders = self._pins.get(digest, set())
+            holders.discard(holder)
+            if not holders:
+                self._pins.pop(digest, None)
 
     # ---- inside -----------------------------------------------------------------------------------------------------
     def _entry(self, digest: bytes) -> _Entry:
@@ -241,7 +250,8 @@ class BlobStore:
         name = digest.hex()
         return self.path / (_PUBLIC if public else _PRIVATE) / name[:2] / name
 
-    def _read(self, digest: bytes, start: int, size: int) -> bytes:
+    @contextlib.contextmanager
+    def _open(self, digest: bytes) -> Iterator[BinaryIO]:
         with self._disk():
             with self._lock:
                 entry = self._entry(digest)
@@ -251,11 +261,16 @@ class BlobStore:
                 except FileNotFoundError:
                     self._remove_damaged(digest)
             with file:
-                file.seek(start)
-                return file.read(size)
+                yield file
+
+    def _check(self, digest: bytes, layout: Layout) -> Layout:
+        if layout.digest != digest:
+            self._remove_damaged(digest)
+        self._remember(digest, layout)
+        return layout
 
     def _remove_damaged(self, digest: bytes) -> NoReturn:
-        self.delete(digest)
+        self._remove(digest)  # pins stay, for when it comes again
         raise BlobDamaged(digest)
 
     def _remember(self, digest: bytes, layout: Layout) -> None:
@@ -265,15 +280,27 @@ class BlobStore:
             if len(self._layouts) > _LAYOUTS_MAX:
                 self._layouts.popitem(last=False)
 
+    def _remove(self, digest: bytes) -> None:
+        entry = self._entries.get(digest)
+        if entry is not None:
+            with self._disk():
+                for public in (True, False):  # a crash may have left both
+                    self._file(digest, public).unlink(missing_ok=True)
+            del self._entries[digest]
+            self._layouts.pop(digest, None)
+            self._total -= entry.size
+
     def _make_room(self, size: int) -> None:
-        goers = [digest for digest, entry in self._entries.items() if entry.public and digest not in self._pinned]
-        room = self.bytes_max - self._total + sum(self._entries[digest].size for digest in goers)
-        if size > room:
-            raise BlobStoreFull(size, self.bytes_max)
+        if self._total + size <= self.bytes_max:
+            return
+        goers = [digest for digest, entry in self._entries.items() if entry.public and digest not in self._pins]
+        kept = self._total - sum(self._entries[digest].size for digest in goers)
+        if kept + size > self.bytes_max:
+            raise BlobStoreFull(size, self.bytes_max, kept)
         for digest in goers:
             if self._total + size <= self.bytes_max:
                 return
-            self.delete(digest)
+            self._remove(digest)
 
     def _keep_known(self, digest: bytes, public: bool) -> bool:
         with self._lock:

@@ -1,24 +1,21 @@
-"""A set that forgets its oldest members."""
+"""A mapping that forgets its oldest entries."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
-class BoundedSet(Generic[T]):
-    """Remembers the newest `size_max` members."""
+class BoundedDict(dict[K, V]):
+    """Keeps the newest `size_max` keys."""
 
     def __init__(self, size_max: int) -> None:
+        super().__init__()
         self._size_max = size_max
-        self._members: OrderedDict[T, None] = OrderedDict()
 
-    def add(self, member: T) -> None:
-        self._members[member] = None
-        if len(self._members) > self._size_max:
-            self._members.popitem(last=False)
-
-    def __contains__(self, member: T) -> bool:
-        return member in self._members
+    def __setitem__(self, key: K, value: V) -> None:
+        super().__setitem__(key, value)
+        if len(self) > self._size_max:
+            del self[next(iter(self))]

@@ -83,6 +83,9 @@ class WorkerConfig(_Section, frozen=True):
     deposit_stakes: Annotated[
         int, Meta(ge=1, le=1000, description="Standing deposit in a job, as a multiple of the job's stake per slot.")
     ] = 16
+    deposit_gwei_max: Annotated[
+        int, Meta(ge=0, description="Most to deposit in one job, in gwei (1 flt = 1,000,000,000 gwei).")
+    ] = 1000 * 10**9
 
 
 class LearnerConfig(_Section, frozen=True):
@@ -133,6 +136,11 @@ class Config(msgspec.Struct, frozen=True):
     learner: LearnerConfig = LearnerConfig()
     log: LogConfig = LogConfig()
     misbehaviour: MisbehaviourConfig = MisbehaviourConfig()
+
+    @property
+    def file(self) -> Path:
+        """Where `flnode init` puts the config file; for messages."""
+        return self.directory / CONFIG_NAME
 
     @property
     def network_path(self) -> Path:

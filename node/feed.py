@@ -14,7 +14,8 @@ from chain.types import Log
 from node.api import schema
 from node.jobs import Jobs, fold
 
-REPLAY_LOGS_MAX: Final = 1_000_000
+BLOCK_LOGS_MAX: Final = 1_000_000  # more than the gas of any block can pay for
+STORY_EVENTS_MAX: Final = 10_000  # of one job; older ones are forgotten here, not on the chain
 _NOT_IN_DETAIL: Final = frozenset({"job", "round", "attempt", "worker", "mask", "seed", "terms"})
 
 
@@ -31,11 +32,9 @@ class Feed:
     def replay(self) -> None:
         """Fold everything that is final already, at the start of the node."""
         head = self._chain.finalised
-        by_block: dict[int, list[Log]] = {}
-        for log in self._chain.logs(1, head.number, addresses=[REPLICATED], limit=REPLAY_LOGS_MAX):
-            by_block.setdefault(log.block_number, []).append(log)
-        for number in sorted(by_block):
-            self._fold(number, self._chain.timestamp(number), by_block[number])
+        for number in range(1, head.number + 1):
+            if logs := self._chain.logs(number, number, addresses=[REPLICATED], limit=BLOCK_LOGS_MAX):
+                self._fold(number, self._chain.timestamp(number), logs)
         self.jobs = dataclasses.replace(self.jobs, number=head.number, timestamp=head.timestamp)
 
     def apply(self, blocks: Iterable[FinalisedBlock], now: float) -> None:
@@ -49,7 +48,10 @@ class Feed:
 
     def events(self, job: int, after: int) -> list[schema.JobEvent]:
         """The job's events with sequence above `after`, at most EVENTS_MAX."""
-        return self._events.get(job, [])[max(after, 0) :][: schema.EVENTS_MAX]
+        story = self._events.get(job, [])
+        first = story[0].sequence if story else 1
+        start = max(after + 1 - first, 0)
+        return story[start : start + schema.EVENTS_MAX]
 
     async def changed(self) -> None:
         """Wait for the next block."""
@@ -62,7 +64,9 @@ class Feed:
         for event in events:
             if (job := getattr(event, "job", None)) is not None:
                 story = self._events.setdefault(job, [])
-                story.append(_told(event, len(story) + 1, number, timestamp))
+                story.append(_told(event, story[-1].sequence + 1 if story else 1, number, timestamp))
+                if len(story) > 2 * STORY_EVENTS_MAX:
+                    del story[:STORY_EVENTS_MAX]
             if isinstance(event, bindings.RoundSettled):
                 settled.append((event.job, event.round))
         return settled

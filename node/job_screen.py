@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from learner.manifest import Manifest
 from node.api import schema
 from node.jobs import COMMIT, REVEAL, SETTLED, JobView, RoundView
+
+NOWHERE: Final = "neither here nor at a connected peer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +19,14 @@ class Known:
 
     Attributes:
         scores: (correct, total) by update digest.
+        missing: CIDs of blobs that this node looks for in vain, by digest.
         deposit: (free, locked) wei of a worker.
         seen_at: round -> this node's clock when it saw the round settled.
     """
 
     scores: Mapping[bytes, tuple[int, int]]
     manifest: Manifest | None
+    missing: Mapping[bytes, str]
     deposit: Callable[[bytes], tuple[int, int]]
     escrow: int
     posted_at: int
@@ -58,7 +63,7 @@ def detail(job: JobView, known: Known) -> schema.JobDetail:
         goal_reached=goal is not None and score is not None and goal.reached(*score), end_reason=job.ended,
         phase_deadline_at=None if current is None else current.deadline,
         dataset=None if known.manifest is None else _hex(known.manifest.dataset),
-        waiting_for=_waits_for(job, current),
+        waiting_for=_waits_for(job, current, known),
     )  # fmt: skip
 
 
@@ -125,9 +130,13 @@ def _slots(view: RoundView) -> list[schema.Slot]:
     return slots
 
 
-def _waits_for(job: JobView, current: RoundView | None) -> str | None:
+def _waits_for(job: JobView, current: RoundView | None, known: Known) -> str | None:
     if job.ended is not None:
         return "late reveals of its last rounds" if job.open else None
+    if job.posted.manifest in known.missing:
+        return f"manifest {known.missing[job.posted.manifest]}: {NOWHERE}"
+    if known.manifest is not None and known.manifest.dataset in known.missing:
+        return f"dataset {known.missing[known.manifest.dataset]}: {NOWHERE}"
     if current is None:
         return f"workers: {job.enrolled()} enrolled, {job.posted.terms.workers_min} needed"
     if current.phase == COMMIT:

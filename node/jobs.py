@@ -127,6 +127,16 @@ class JobView:
             return "closing" if self.open else "ended"
         return "waiting" if self.current is None else "running"
 
+    @property
+    def is_manned(self) -> bool:
+        """Whether as many are enrolled as a round needs."""
+        return self.enrolled() >= self.posted.terms.workers_min
+
+    @property
+    def end_due(self) -> int | None:
+        """When anybody may end the job, which waits for workers (unix seconds); None while a round is open."""
+        return self.posted.terms.deadline if self.ended is None and self.current is None else None
+
     def enrolled(self) -> int:
         return sum(record.enrolled for record in self.records.values())
 
@@ -206,7 +216,7 @@ def _in_round(job: JobView, event: b.Event, number: int, timestamp: int) -> JobV
         case b.LastCall():
             return _put(job, replace(view, last_call_until=event.until))
         case b.RoundSettled():
-            settled = replace(view, phase=SETTLED, majority=event.update_digest)
+            settled = replace(view, phase=SETTLED, majority=event.update_digest, last_call_until=0)
             job = _put(job, settled)
             for reveal in settled.reveals.values():
                 job = _judge(job, settled, reveal)

@@ -16,7 +16,18 @@ import trio
 
 import learner as learner_package
 from learner import protocol
-from learner.protocol import CANNOT_START, SPEAKS_FIRST, AnyReply, Cancel, Describe, FrameTooLong, Job, Progress, Ready
+from learner.protocol import (
+    CANNOT_START,
+    SPEAKS_FIRST,
+    AnyReply,
+    Cancel,
+    Describe,
+    FrameTooLong,
+    Job,
+    Progress,
+    Ready,
+    Scored,
+)
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -25,6 +36,11 @@ CANCEL_GRACE_S: Final = 0.1
 LOG_LINE_MAX: Final = 4096
 
 _READ_BYTES: Final = 64 * 1024
+_REASON_MAX: Final = 500  # characters
+_COUNT_MAX: Final = 2**32 - 1  # of samples or steps
+# What a msgpack decoder may raise for bytes from anywhere, besides its own errors: for text that is not UTF-8 (a
+# ValueError), for deep nesting, for lengths beyond all bounds.
+_UNDECODABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError, MemoryError)
 _INHERITED: Final = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", "TZ")
 
 
@@ -38,6 +54,10 @@ class LearnerDied(LearnerError):
 
 class LearnerUnfit(LearnerError):
     """This machine does not compute as the arithmetic asks, or the process cannot start here at all."""
+
+
+class NotAReply(Exception):
+    """The process sent a frame that is none of the protocol's."""
 
 
 class JobFailed(LearnerError):
@@ -82,6 +102,7 @@ class Child:
         self._process = process
         self._frames = protocol.FrameBuffer()
         self._killed = False
+        self._introduced = False
         self.ready: Ready
 
     @classmethod
@@ -104,7 +125,7 @@ class Child:
         except BaseException:
             child.kill()
             raise
-        child.ready = first
+        child.ready, child._introduced = first, True
         return child
 
     @property
@@ -155,7 +176,7 @@ class Child:
                 if progress is not None:
                     progress(reply)
         except BaseException as error:  # LearnerDied, Cancelled, or a fault of the caller's progress function
-            if isinstance(error, LearnerDied) or not sent or not await self._stop(request.id):
+            if isinstance(error, LearnerError) or not sent or not await self._stop(request.id):
                 self.kill()
             raise
 
@@ -168,7 +189,7 @@ class Child:
                     reply = await self._receive()
                     if reply.id == job_id and not isinstance(reply, Progress):
                         return True
-            except LearnerDied:
+            except LearnerError:
                 return False
         return False
 
@@ -187,10 +208,10 @@ class Child:
                 if not data:
                     raise await self._died()
                 self._frames.feed(bytes(data))
-            return protocol.decode_reply(body)
+            return decode_reply(body)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise await self._died() from None
-        except (FrameTooLong, msgspec.DecodeError) as error:
+        except (FrameTooLong, NotAReply) as error:
             self.kill()
             raise LearnerDied(f"killed: not a reply: {error}") from None
 
@@ -200,9 +221,27 @@ class Child:
             await self._process.wait()
         self.kill()
         status = await self._process.wait()
-        if status == CANNOT_START:
+        if status == CANNOT_START and not self._introduced:
             return LearnerUnfit("it cannot start on this machine: its log says why")
         return LearnerDied(f"killed by signal {-status}" if status < 0 else f"exited with status {status}")
+
+
+def decode_reply(body: bytes) -> AnyReply:
+    """A frame of the process, which may have been taken over.
+
+    Raises:
+        NotAReply: for any bytes but a reply, and for numbers that no sane process sends.
+    """
+    try:
+        reply = protocol.decode_reply(body)
+    except _UNDECODABLE as error:
+        raise NotAReply(str(error)[:_REASON_MAX]) from None
+    match reply:
+        case Scored(correct=correct, total=total) if not 0 <= correct <= total <= _COUNT_MAX:
+            raise NotAReply(f"{correct} right of {total} samples")
+        case Progress(step=step, steps=steps) if not 0 <= step <= steps <= _COUNT_MAX:
+            raise NotAReply(f"step {step} of {steps}")
+    return reply
 
 
 async def _tend(

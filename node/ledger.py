@@ -23,14 +23,14 @@ from chain.mempool import Mempool
 from chain.store import Store
 from chain.types import Attestation, Block, Certificate, ChainError, Claim, InvalidTransaction, InvalidVote, Transaction
 from node import wire
-from node.bounded import BoundedSet
+from node.bounded import BoundedDict
+from node.repeats import REPEAT_S, Repeats
 from node.sync import VALIDATOR_LAG_S, Sync
 from node.validator import Validator
 
 log = structlog.get_logger()
 
-REPEAT_S: Final = 1.0  # what is not final after this long is forwarded again
-REFUSED_MAX: Final = 4096  # transactions and claims remembered as refused
+REFUSED_MAX: Final = 4096  # transactions remembered as refused
 TOPIC_TRANSACTIONS: Final = "transactions"
 TOPIC_REFUSALS: Final = "refusals"
 
@@ -44,8 +44,8 @@ class LedgerWire(Protocol):
 
     def to_peer(self, peer: str, kind: str, payload: bytes) -> None: ...
 
-    def to_followers(self, kind: str, payload: bytes) -> None:
-        """To every connected peer that is not a validator."""
+    def to_all(self, kind: str, payload: bytes) -> None:
+        """To every connected peer of our network."""
         ...
 
     def gossip(self, topic: str, payload: bytes) -> None: ...
@@ -92,8 +92,9 @@ class Ledger:
         self._attested = claims.Attestations(len(self._addresses), chain.network.quorum_size)
         self._sync = Sync(chain.finalised.number, VALIDATOR_LAG_S if index is not None else 0.0)
         self._repeat_at: float | None = None
-        self._told: BoundedSet[bytes] = BoundedSet(REFUSED_MAX)  # claims reported as refused
-        self._refused_transactions: BoundedSet[bytes] = BoundedSet(REFUSED_MAX)
+        self._repeats = Repeats()
+        self._refused_transactions: BoundedDict[bytes, bytes] = BoundedDict(REFUSED_MAX)  # -> the claim
+        self._catching_up = False
         self._now = 0.0
         self.validator: Validator | None = None
         if key is not None and index is not None:
@@ -136,8 +137,9 @@ class Ledger:
         if index is not None and self.validator is not None:
             self.validator.connected(index, now)
             self._send_attestations(index)
-        if index is not None and len(self.mempool):
-            self._wire.to_validator(index, wire.TRANSACTIONS, self._batches()[0])
+        if index is not None:
+            for payload in wire.batches(t.raw for t in self.mempool.candidates())[:1]:
+                self._wire.to_validator(index, wire.TRANSACTIONS, payload)
 
     def peer_lost(self, peer: str, now: float) -> None:
         self._now = now
@@ -185,6 +187,12 @@ class Ledger:
                 raise wire.InvalidMessage("unknown kind of message")
 
     # ---- transactions -----------------------------------------------------------------------------------------------
+    def check(self, raw: bytes) -> None:
+        """Whether `submit` would take it as things stand. Raises InvalidTransaction."""
+        transaction = self.chain.decode_transaction(raw)
+        sender = transaction.sender
+        self.mempool.check(transaction, self.chain.nonce(sender), self.chain.balance(sender))
+
     def submit(self, raw: bytes, now: float) -> bytes:
         """Admit a transaction of our own or of a client and send it on its way; its hash.
 
@@ -199,14 +207,17 @@ class Ledger:
         return transaction.hash
 
     def _admit(self, raws: tuple[bytes, ...], peer: str) -> None:
-        """What a peer sent: the good ones are kept, the bad ones are counted."""
+        """What a peer sent: the good ones are kept, the bad ones are counted, of the refused ones it is told."""
         reason = None
         for raw in raws:
             digest = keccak(raw)
-            if digest in self.mempool or digest in self._refused_transactions:
+            if digest in self.mempool:
                 continue
+            if (claim := self._refused_transactions.get(digest)) is not None:
+                self._tell_refusals(peer, claim)
+                continue
+            transaction = self.chain.decode_transaction(raw)
             try:
-                transaction = self.chain.decode_transaction(raw)
                 if transaction.nonce < self.chain.nonce(transaction.sender):
                     continue  # final already: a repeat
                 self._admit_one(transaction)
@@ -232,26 +243,17 @@ class Ledger:
             self._wire.gossip(TOPIC_TRANSACTIONS, payload)
 
     def _repeat(self, now: float) -> None:
-        """A validator forwards what is not final to the others; a follower gossips it."""
+        """A validator forwards what is not final to the others; a follower gossips it. Less often each time."""
         self.mempool.expire(now)
+        pooled = self.mempool.candidates()
+        for sender in {transaction.sender for transaction in pooled}:
+            self.mempool.set_nonce(sender, self.chain.nonce(sender))
         self._repeat_at = now + REPEAT_S if len(self.mempool) else None
-        for payload in self._batches():
+        for payload in wire.batches(t.raw for t in self._repeats.due(pooled, now)):
             if self.validator is not None:
                 self._wire.to_validators(wire.TRANSACTIONS, payload)
             else:
                 self._wire.gossip(TOPIC_TRANSACTIONS, payload)
-
-    def _batches(self) -> list[bytes]:
-        """Everything in the pool, in batches that gossip carries."""
-        batches: list[list[bytes]] = [[]]
-        size = 0
-        for transaction in self.mempool.candidates():
-            if size + len(transaction.raw) > wire.GOSSIP_BYTES_MAX - 1024 or len(batches[-1]) >= wire.TRANSACTIONS_MAX:
-                batches.append([])
-                size = 0
-            batches[-1].append(transaction.raw)
-            size += len(transaction.raw)
-        return [wire.encode(wire.Transactions(tuple(batch))) for batch in batches if batch]
 
     # ---- attestations -----------------------------------------------------------------------------------------------
     def attest(self, claim: bytes, verdict: bool, now: float) -> None:
@@ -265,13 +267,18 @@ class Ledger:
         if not verdict:
             self._wire.gossip(TOPIC_REFUSALS, payload)
         self._attest(attestation)
+        if self._attested.refused(claim):
+            self._on_refused(claim)
 
     def _take_attestations(self, payload: bytes) -> None:
-        for item in wire.decode(payload, wire.Attestations).items:
-            attestation = wire.from_wire(item)
+        items = wire.decode(payload, wire.Attestations).items
+        for attestation in map(wire.from_wire, items):
             if attestation not in self._attested.of(attestation.claim):
                 claims.verify_attestation(attestation, self._addresses)
                 self._attest(attestation)
+        for claim in {item.claim for item in items if not item.verdict}:
+            if self._attested.refused(claim):
+                self._on_refused(claim)
 
     def _attest(self, attestation: Attestation) -> None:
         if not self._attested.add(attestation):
@@ -280,10 +287,6 @@ class Ledger:
         own_refusal = attestation.signer == self._index and not attestation.verdict
         if own_refusal or self._attested.refused(claim):
             self._drop_claiming(claim)
-        if self._attested.refused(claim) and claim not in self._told:
-            self._told.add(claim)
-            log.info("claim.refused", claim=claim.hex()[:16])
-            self._on_refused(claim)
         if self.validator is not None:
             self.validator.attested(self._now)
 
@@ -292,7 +295,13 @@ class Ledger:
             return
         for transaction in self.validator.transactions_claiming(claim):
             self.mempool.remove(transaction)
-            self._refused_transactions.add(transaction)
+            self._refused_transactions[transaction] = claim
+
+    def _tell_refusals(self, peer: str, claim: bytes) -> None:
+        """Somebody still sends a transaction whose claim is false: show it who says so."""
+        items = tuple(wire.to_wire(a) for a in self._attested.of(claim) if not a.verdict)
+        if items:
+            self._wire.to_peer(peer, wire.ATTESTATIONS, wire.encode(wire.Attestations(items)))
 
     def _send_attestations(self, index: int) -> None:
         assert self._index is not None
@@ -303,24 +312,23 @@ class Ledger:
     # ---- finality ---------------------------------------------------------------------------------------------------
     def _finalised(self, blocks: list[FinalisedBlock]) -> None:
         for block in blocks:
-            for transaction in block.transactions:
-                self.mempool.remove(transaction)
+            for digest in block.transactions:
+                if (transaction := self.mempool.get(digest)) is not None:
+                    self.mempool.set_nonce(transaction.sender, transaction.nonce + 1)
             for claim in self.chain.claims(block.head.digest):
                 self._attested.forget(
                     claims.claim_digest(claim, self.chain.network.chain_id, self.chain.genesis_digest)
                 )
             log.info("block.finalised", number=block.head.number, view=block.head.view, txs=len(block.transactions))
-        for sender in self.mempool.senders():
-            self.mempool.set_nonce(sender, self.chain.nonce(sender))
         head = blocks[-1].head
         self._sync.advance(head.number, self._now)
-        self._wire.to_followers(wire.HEAD, wire.encode(wire.Head(head.number, head.digest)))
+        self._wire.to_all(wire.HEAD, wire.encode(wire.Head(head.number, head.digest)))
         self._on_final(blocks)
 
     # ---- catching up ------------------------------------------------------------------------------------------------
     def _ask(self, now: float) -> None:
         if (request := self._sync.next_request(now)) is not None:
-            want = wire.WantBlocks(request.first, wire.BLOCKS_MAX)
+            want = wire.WantBlocks(request.first, request.count)
             self._wire.to_peer(request.peer, wire.WANT_BLOCKS, wire.encode(want))
 
     def _serve_blocks(self, peer: str, want: wire.WantBlocks) -> None:
@@ -333,24 +341,46 @@ class Ledger:
 
     def _import(self, peer: str, answer: wire.Blocks) -> None:
         """Take the blocks we asked for: proven by a certificate first, executed then, persisted last."""
-        if not self._sync.expects(peer):
+        asked = self._sync.asked
+        if asked is None or asked.peer != peer or asked.first != answer.first:
             return  # an answer that came too late
+        before = self.chain.finalised.number
+        self._catching_up = len(answer.items) >= asked.count
         try:
-            batch: list[Block] = []
-            for raw, proof in answer.items:
-                batch.append(messages.decode_block(raw))
-                if proof is not None:
-                    self._import_proven(batch, messages.decode_certificate(proof))
-                    batch = []
-            if not answer.items or batch:
-                raise wire.InvalidMessage("blocks without a certificate")
-        except (wire.InvalidMessage, ChainError) as error:
-            self._sync.lost(peer)
+            self._import_all(answer, asked.first)
+        except ChainError as error:
+            self._sync.failed(self._now)
             self._wire.drop(peer, f"wrong blocks: {error}")
-            self._ask(self._now)
             raise
-        self._sync.answered()
-        self._ask(self._now)
+        except wire.InvalidMessage:
+            self._sync.failed(self._now)
+            raise
+        else:
+            if self.chain.finalised.number > before:
+                self._sync.answered()
+            else:
+                self._sync.failed(self._now)
+        finally:
+            if self.chain.finalised.number > before and self.validator is not None:
+                self.validator.restart(self._now)
+            self._ask(self._now)
+
+    def _import_all(self, answer: wire.Blocks, first: int) -> None:
+        batch: list[Block] = []
+        for height, (raw, proof) in enumerate(answer.items, first):
+            batch.append(messages.decode_block(raw))
+            if batch[-1].height != height:
+                raise wire.InvalidMessage("not the blocks that were asked for")
+            if proof is not None:
+                self._import_proven(batch, messages.decode_certificate(proof))
+                batch = []
+        if batch:
+            raise wire.InvalidMessage("blocks without a certificate")
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether more finalised blocks are on their way: what is final here is not the newest."""
+        return self._catching_up and self._sync.asked is not None
 
     def _import_proven(self, batch: list[Block], proof: Certificate) -> None:
         fresh = [block for block in batch if block.height > self.chain.finalised.number]
@@ -367,6 +397,4 @@ class Ledger:
         for block in fresh:
             self.chain.add(block, None)
         self._finalised(self.chain.finalise(fresh, proof))
-        if self.validator is not None:
-            self.validator.restart(self._now)
 

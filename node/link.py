@@ -13,6 +13,7 @@ import structlog
 from chain.chain import Chain
 from node import wire
 from node.p2p.host import Network
+from node.p2p.types import MessageTooLarge
 
 log = structlog.get_logger()
 
@@ -63,6 +64,8 @@ class Link:
             if not wire.proves(said.proof, addresses[said.index], said.chain_id, said.genesis, peer):
                 raise wire.InvalidMessage(f"wrong proof of being validator {said.index}")
         self._members[peer] = said.index
+        if said.index is not None and self._network is not None:
+            self._network.prioritise(peer)
         return said.index
 
     def lose(self, peer: str) -> bool:
@@ -100,14 +103,17 @@ class Link:
     def to_peer(self, peer: str, kind: str, payload: bytes) -> None:
         self._send(peer, kind, payload)
 
-    def to_followers(self, kind: str, payload: bytes) -> None:
-        for peer, index in self._members.items():
-            if index is None:
-                self._send(peer, kind, payload)
+    def to_all(self, kind: str, payload: bytes) -> None:
+        for peer in self._members:
+            self._send(peer, kind, payload)
 
     def gossip(self, topic: str, payload: bytes) -> None:
-        if self._network is not None and not self._network.publish_nowait(self._topic(topic), payload):
-            log.warning("gossip.overflowed", topic=topic)  # what is not final is repeated anyway
+        if self._network is None:
+            return
+        try:
+            self._network.publish_nowait(self._topic(topic), payload)  # False: too much; it is repeated anyway
+        except MessageTooLarge as error:
+            log.error("gossip.too_large", topic=topic, reason=str(error))
 
     def drop(self, peer: str, reason: str) -> None:
         if self._network is not None:
@@ -118,5 +124,9 @@ class Link:
             self._network.refuse(peer, reason)
 
     def _send(self, peer: str, kind: str, payload: bytes) -> None:
-        if self._network is not None:
+        if self._network is None:
+            return
+        try:
             self._network.send(peer, kind, payload)
+        except MessageTooLarge as error:
+            log.error("message.too_large", kind=kind, reason=str(error))

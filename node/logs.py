@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from contextlib import suppress
+from typing import Any
 
 import structlog
 
@@ -14,10 +17,11 @@ def configure_logging(config: LogConfig) -> None:
     """Set up structlog, and let the libraries speak only from warnings on."""
     level = logging.getLevelNamesMapping()[config.level.upper()]
     text = "%(name)s %(levelname)s %(message)s"
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format=text)
+    stream: Any = _Stderr()
+    logging.basicConfig(level=max(level, logging.WARNING), stream=stream, format=text)
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if config.format == "console":
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -25,6 +29,23 @@ def configure_logging(config: LogConfig) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
+
+
+def say(line: str) -> None:
+    """A line on stderr, if there is room for it."""
+    _Stderr().write(line + "\n")
+
+
+class _Stderr:
+    """The process's stderr, unbuffered. A full disk under a log, or a pipe that nobody reads any more, must not stop
+    the node: such lines are lost."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            os.write(sys.stderr.fileno(), text.encode(errors="replace"))
+
+    def flush(self) -> None:
+        """Nothing is buffered."""

@@ -20,6 +20,7 @@ from chain.claims import claim_digest
 from chain.contracts import REPLICATED
 from chain.contracts import bindings as b
 from chain.types import Claim
+from learner import data
 from learner import manifest as manifests
 from learner.errors import InvalidManifest, JobError
 from learner.manifest import Manifest
@@ -27,10 +28,11 @@ from learner.protocol import Progress
 from node import unixfs
 from node.account import Account, QueueFull, TransactionFailed
 from node.api.schema import LearnerState
-from node.blobs import BlobError, BlobExchange, BlobStore
+from node.blobs import BlobError, BlobExchange, BlobStore, BlobTooLarge, BlobUnavailable
+from node.bounded import BoundedDict
 from node.driver import Tasks
-from node.jobs import Key
-from node.learner_pool import Learner, LearnerDied, LearnerError
+from node.jobs import JobView, Key
+from node.learner_pool import JobFailed, Learner, LearnerDied, LearnerError, LearnerUnfit
 from node.roles import attestor, learning_server, misbehaviour, worker
 from node.roles.common import (
     FetchManifest,
@@ -38,6 +40,7 @@ from node.roles.common import (
     ManifestRefused,
     SubmissionFailed,
     SubmitClose,
+    SubmitEnd,
     SubmitExpire,
     SubmitFinalise,
     TimeReached,
@@ -46,7 +49,11 @@ from node.roles.common import (
 
 log = structlog.get_logger()
 
+LOOK_S: Final = 5.0  # how often to see whether a job whose dataset nobody has is still open
 WORK_FAULTS: Final = (LearnerError, BlobError, OSError)
+REST_MIN_S: Final = 1.0
+REST_MAX_S: Final = 60.0
+FAILURES_KEPT_MAX: Final = 4096
 
 
 @dataclass
@@ -64,7 +71,7 @@ class Performer:
     """
     Args:
         key: this node's account secret; masks are signed with it.
-        posted: looks a job's posting up in the finalised chain.
+        job: looks a job up in the finalised chain.
         attest: hands a verdict to the ledger.
         keep_score: puts a score on disk.
         clock: wall clock, unix seconds.
@@ -77,12 +84,15 @@ class Performer:
     blobs: BlobStore
     exchange: BlobExchange
     learner: Learner | None
-    posted: Callable[[int], b.JobPosted]
+    job: Callable[[int], JobView]
     attest: Callable[[bytes, bool], None]
     keep_score: Callable[[bytes, int, int], None]
     clock: Callable[[], float]
     activity: Activity = field(default_factory=Activity)
     tasks: Tasks = field(default_factory=Tasks)
+    _failures: BoundedDict[object, int] = field(default_factory=lambda: BoundedDict(FAILURES_KEPT_MAX))
+    _resting: set[str] = field(default_factory=set)
+    _held: dict[object, set[bytes]] = field(default_factory=dict)  # blobs that must not be evicted, by who needs them
 
     def __post_init__(self) -> None:
         self.activity.state = "off" if self.learner is None else "idle"
@@ -90,6 +100,8 @@ class Performer:
     # ---- worker -----------------------------------------------------------------------------------------------------
     async def perform_worker(self, effect: object) -> object | None:
         match effect:
+            case FetchManifest():
+                return await self._prepare(effect)
             case worker.Enrol():
                 call = b.enrol(effect.job, effect.deposit)
                 return await self._submit(f"enrol {effect.job}", call, effect)
@@ -108,12 +120,47 @@ class Performer:
             case worker.SubmitReveal():
                 return await self._reveal(effect)
             case worker.PublishUpdate():
-                self.blobs.publish(effect.update)
+                self._publish(effect)
             case worker.Abandon():
                 self.tasks.cancel(effect.key)
+                self._release(effect.key)
             case _:
                 return await self._perform_common(effect)
         return None
+
+    async def _prepare(self, effect: FetchManifest) -> ManifestReady | ManifestRefused:
+        """Who is not enrolled yet has the dataset before it enrols: a slot without it would only cost its stake."""
+        answer = await self._fetch_manifest(effect)
+        if isinstance(answer, ManifestRefused) or self.account.address in self.job(effect.job).records:
+            return answer
+        try:
+            dataset = await self._wait_for_dataset(effect.job, answer.manifest)
+            (await trio.to_thread.run_sync(data.decode, dataset)).check_fits(answer.manifest)
+        except (JobError, BlobError) as error:
+            log.warning("dataset.refused", job=effect.job, reason=str(error))
+            return ManifestRefused(effect.job, str(error))
+        return answer
+
+    async def _wait_for_dataset(self, job: int, manifest: Manifest) -> bytes:
+        """Look for it as long as the job is open. Raises BlobError."""
+        found: bytes | BlobError = BlobUnavailable(manifest.dataset, {})
+        size = manifest.dataset_size
+
+        async def give_up() -> None:
+            while self.job(job).ended is None:
+                await trio.sleep(LOOK_S)
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up)
+            try:
+                found = await self.exchange.fetch(manifest.dataset, size, size=size)
+            except BlobError as error:
+                found = error
+            nursery.cancel_scope.cancel()
+        if isinstance(found, BlobError):
+            raise found
+        return found
 
     async def _train(self, effect: worker.Train) -> worker.Trained:
         manifest = effect.manifest
@@ -129,27 +176,29 @@ class Performer:
             update = await self._needed_learner().train(manifest, base, dataset, effect.batch_seed, progress)
         finally:
             self.activity.state, self.activity.key, self.activity.step = "idle", None, 0
-        return worker.Trained(effect.key, await self._put(update, public=False))
+        return worker.Trained(effect.key, await self._put(update, public=False, keep_for=effect.key))
 
     async def _fabricate(self, effect: misbehaviour.Fabricate) -> worker.Trained:
-        size = self.posted(effect.key.job).update_size
+        size = self.job(effect.key.job).posted.update_size
         made_up = hashlib.shake_256(repr(effect).encode() + self.account.address).digest(size)
-        return worker.Trained(effect.key, await self._put(made_up, public=False))
+        return worker.Trained(effect.key, await self._put(made_up, public=False, keep_for=effect.key))
 
     async def _mask(self, effect: worker.Mask) -> worker.Masked:
         ctx, _, mask = self._secrets(effect.key)
         update = self.blobs.get(effect.update)
-        return worker.Masked(effect.key, await self._put(masking.apply_mask(update, ctx, mask), public=True))
+        ciphertext = masking.apply_mask(update, ctx, mask)
+        return worker.Masked(effect.key, await self._put(ciphertext, public=True, keep_for=effect.key))
 
     async def _recover(self, effect: worker.Recover) -> worker.Trained:
         ctx, _, mask = self._secrets(effect.key)
-        ciphertext = await self.exchange.fetch(effect.ciphertext, self.posted(effect.key.job).update_size)
+        ciphertext = await self.exchange.fetch(effect.ciphertext, self.job(effect.key.job).posted.update_size)
+        self._hold(effect.key, effect.ciphertext)
         update = masking.apply_mask(ciphertext, ctx, mask)
-        return worker.Trained(effect.key, await self._put(update, public=False))
+        return worker.Trained(effect.key, await self._put(update, public=False, keep_for=effect.key))
 
     async def _reveal(self, effect: worker.SubmitReveal) -> object | None:
         ctx, r, mask = self._secrets(effect.key)
-        posted = self.posted(effect.key.job)
+        posted = self.job(effect.key.job).posted
         call = b.reveal(*effect.key, r, mask, effect.update, posted.terms.auto_finalise)
         address = self.account.address
         claim = Claim(REPLICATED, *effect.key, address, ctx, effect.ciphertext, posted.update_size, mask, effect.update)
@@ -168,6 +217,7 @@ class Performer:
             return await work
         except WORK_FAULTS as error:
             log.warning("work.failed", key=str(key), reason=str(error))
+            await self._rest(key)
             return worker.WorkFailed(key, str(error))
 
     # ---- learning server --------------------------------------------------------------------------------------------
@@ -183,10 +233,11 @@ class Performer:
     async def _unmask(self, effect: learning_server.UnmaskModel) -> object:
         try:
             ciphertext = await self.exchange.fetch(effect.ciphertext, effect.size, size=effect.size)
+            model = await self._put(masking.apply_mask(ciphertext, effect.ctx, effect.mask), public=True)
         except BlobError as error:
+            await self._rest(effect.key)
             return learning_server.StepFailed(effect.key, str(error))
-        model = masking.apply_mask(ciphertext, effect.ctx, effect.mask)
-        if await self._put(model, public=True) != effect.update:
+        if model != effect.update:
             return learning_server.StepFailed(effect.key, "the majority's mask does not give its digest")
         return learning_server.ModelReady(effect.key)
 
@@ -198,6 +249,7 @@ class Performer:
             score = await self._needed_learner().evaluate(effect.manifest, weights, dataset)
         except WORK_FAULTS as error:
             log.warning("score.failed", key=str(effect.key), reason=str(error))
+            await self._rest(effect.key)
             return learning_server.StepFailed(effect.key, str(error))
         finally:
             self.activity.state, self.activity.key = "idle", None
@@ -216,12 +268,14 @@ class Performer:
                 self.attest(effect.digest, effect.verdict)
             case attestor.Forget():
                 self.tasks.cancel(("attest", effect.key))
+                self._release(("attest", effect.key))
         return None
 
     async def _prefetch(self, effect: attestor.FetchCiphertext) -> None:
         """Have the bytes before anybody may reveal; what cannot be had now is asked for again with the claim."""
         try:
             await self.exchange.fetch(effect.ciphertext, effect.size, size=effect.size)
+            self._hold(("attest", effect.key), effect.ciphertext)
         except BlobError as error:
             log.info("ciphertext.missing", key=str(effect.key), reason=str(error))
 
@@ -246,6 +300,8 @@ class Performer:
                 return await self._submit(f"expire {_slash(effect.key)} {effect.phase}", b.expire(*effect.key), effect)
             case SubmitClose():
                 return await self._submit(f"close {_slash(effect.key)} {effect.phase}", b.close(*effect.key), effect)
+            case SubmitEnd():
+                return await self._submit(f"end {effect.job}", b.end(effect.job), effect)
             case WakeAt():
                 await trio.sleep(max(0.0, effect.time - self.clock()))
                 return TimeReached(self.clock())
@@ -253,18 +309,24 @@ class Performer:
                 raise AssertionError(f"nobody performs {effect!r}")
 
     async def _fetch_manifest(self, effect: FetchManifest) -> ManifestReady | ManifestRefused:
-        posted = self.posted(effect.job)
-        try:
-            data = await self.exchange.fetch(effect.digest, manifests.MANIFEST_BYTES_MAX)
-            manifest = manifests.decode(data)
-            if manifest.update_size() != posted.update_size:
-                reason = f"a state of {manifest.update_size()} bytes, posted as {posted.update_size}"
-                raise InvalidManifest("model", reason)
-            await self._check_base(manifest, posted.base)
-        except (JobError, LearnerError, BlobError) as error:
-            log.warning("manifest.refused", job=effect.job, reason=str(error))
-            return ManifestRefused(effect.job, str(error))
-        return ManifestReady(effect.job, manifest)
+        """What is wrong with the manifest itself refuses it; what is wrong here is tried again."""
+        posted = self.job(effect.job).posted
+        while True:
+            try:
+                encoded = await self.exchange.fetch(effect.digest, manifests.MANIFEST_BYTES_MAX)
+                manifest = manifests.decode(encoded)
+                if manifest.update_size() != posted.update_size:
+                    reason = f"a state of {manifest.update_size()} bytes, posted as {posted.update_size}"
+                    raise InvalidManifest("model", reason)
+                await self._check_base(manifest, posted.base)
+            except (JobError, JobFailed, LearnerUnfit, BlobTooLarge) as error:
+                log.warning("manifest.refused", job=effect.job, reason=str(error))
+                return ManifestRefused(effect.job, str(error))
+            except WORK_FAULTS as error:
+                log.warning("manifest.unread", job=effect.job, reason=str(error))
+                await self._rest(effect)
+            else:
+                return ManifestReady(effect.job, manifest)
 
     async def _check_base(self, manifest: Manifest, base: bytes) -> None:
         """The first base follows from the manifest: compute it rather than believe it."""
@@ -276,15 +338,51 @@ class Performer:
     async def _submit(
         self, tag: str, call: b.Call, effect: object, claim: bytes | None = None
     ) -> SubmissionFailed | None:
+        if tag in self._resting:
+            return None  # asked for again while we wait to tell that it failed
         try:
             await self.account.submit(tag, call, claim)
         except (TransactionFailed, QueueFull) as error:
             log.warning("submission.failed", tag=tag, reason=str(error))
+            self._resting.add(tag)
+            try:
+                await self._rest(tag)
+            finally:
+                self._resting.discard(tag)
             return SubmissionFailed(effect, str(error))
         return None
 
-    async def _put(self, data: bytes, public: bool) -> bytes:
-        return await trio.to_thread.run_sync(lambda: self.blobs.put(data, public=public))
+    async def _put(self, content: bytes, public: bool, keep_for: object | None = None) -> bytes:
+        digest = await trio.to_thread.run_sync(lambda: self.blobs.put(content, public=public))
+        if keep_for is not None:
+            self._hold(keep_for, digest)
+        return digest
+
+    async def _rest(self, what: object) -> None:
+        """Wait before a failure is told, longer each time, so that no machine spins."""
+        count = self._failures.get(what, 0)
+        self._failures[what] = count + 1
+        await trio.sleep(min(REST_MIN_S * 2**count, REST_MAX_S))
+
+    def _hold(self, key: object, digest: bytes) -> None:
+        """Keep a blob while `key` needs it."""
+        held = self._held.setdefault(key, set())
+        if digest not in held:
+            held.add(digest)
+            self.blobs.pin(digest)
+
+    def _release(self, key: object) -> None:
+        """`key` needs its blobs no more; an update that was never published goes at once."""
+        for digest in self._held.pop(key, ()):
+            self.blobs.unpin(digest)
+            if self.blobs.has(digest) and not self.blobs.is_public(digest):
+                self.blobs.delete(digest)
+
+    def _publish(self, effect: worker.PublishUpdate) -> None:
+        try:
+            self.blobs.publish(effect.update)
+        except BlobError as error:  # others of the majority serve the same bytes
+            log.warning("update.not_published", key=str(effect.key), reason=str(error))
 
     def _needed_learner(self) -> Learner:
         if self.learner is None:

@@ -42,7 +42,7 @@ class Layout:
         return min(LEAF_BYTES, self.size - index * LEAF_BYTES)
 
 
-def is_raw(size: int) -> bool:
+def is_raw(size: float) -> bool:
     """Whether a blob of this size is one raw block, not a dag-pb root."""
     return size <= LEAF_BYTES
 
@@ -64,10 +64,10 @@ def digest_of(data: bytes) -> bytes:
     return layout(data).digest
 
 
-def cid(digest: bytes, size: int) -> str:
+def cid(digest: bytes, size: float) -> str:
     """The CIDv1 in base32 of a blob with this digest and size."""
     prefix = _RAW if is_raw(size) else _DAG_PB
-    return "b" + base64.b32encode(prefix + digest).decode().lower().rstrip("=")
+    return _base32(prefix + digest)
 
 
 def parse_cid(text: str) -> bytes:
@@ -81,9 +81,14 @@ def parse_cid(text: str) -> bytes:
         data = base64.b32decode(padded)
     except ValueError:
         data = b""
-    if not text.startswith("b") or data[:4] not in (_RAW, _DAG_PB) or len(data) != 4 + DIGEST_BYTES:
+    canonical = text == _base32(data)  # the last digit has bits to spare
+    if not canonical or data[:4] not in (_RAW, _DAG_PB) or len(data) != 4 + DIGEST_BYTES:
         raise ValueError(f"not a CIDv1 of a raw or dag-pb block in base32: {text[:80]!r}")
     return data[4:]
+
+
+def _base32(data: bytes) -> str:
+    return "b" + base64.b32encode(data).decode().lower().rstrip("=")
 
 
 @dataclass(frozen=True, slots=True)

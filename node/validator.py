@@ -42,6 +42,14 @@ class _Evaluated:
     ready: tuple[Transaction, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Claiming:
+    """A transaction that logs claims without a quorum when it is executed on `tip`; on another it may log none."""
+
+    tip: bytes
+    claims: frozenset[bytes]
+
+
 class Validator:
     """One validator's part in consensus.
 
@@ -72,7 +80,7 @@ class Validator:
         network = chain.network
         self._addresses = network.validator_addresses
         self._quorum = network.quorum_size
-        self._claims: dict[bytes, tuple[bytes, ...]] = {}  # transaction -> the claims that it logs
+        self._claims: dict[bytes, _Claiming] = {}  # by transaction
         self._evaluate_at: float | None = None
         self._attestations_seen = 0
         self._evaluated: _Evaluated | None = None
@@ -135,7 +143,7 @@ class Validator:
 
     def transactions_claiming(self, claim: bytes) -> list[bytes]:
         """The pooled transactions that are known to log a claim."""
-        return [tx for tx, found in self._claims.items() if claim in found]
+        return [tx for tx, found in self._claims.items() if claim in found.claims]
 
     # ---- the machine ------------------------------------------------------------------------------------------------
     def _new_machine(self) -> consensus.Simplex:
@@ -281,7 +289,7 @@ class Validator:
 
     def _ready(self, parent: bytes) -> tuple[Transaction, ...]:
         """The pooled transactions that a block on `parent` may hold; asks for attestations of those that wait."""
-        candidates = [tx for tx in self._mempool.candidates() if self._may_run(tx)]
+        candidates = [tx for tx in self._mempool.candidates() if self._may_run(tx, parent)]
         if not candidates:
             return ()
         selection = self._chain.select(parent, candidates, self._attested.quorum, int(self._clock()))
@@ -290,9 +298,13 @@ class Validator:
             self._claims = {tx: found for tx, found in self._claims.items() if tx in pooled}
         for claim, transaction in selection.unattested:
             digest = self._chain.claim_digest(claim)
-            self._claims[transaction] = (*self._claims.get(transaction, ()), digest)
+            known = self._claims.get(transaction)
+            others = known.claims if known is not None and known.tip == parent else frozenset()
+            self._claims[transaction] = _Claiming(parent, others | {digest})
             self._on_claim(digest, claim)
         return selection.ready
 
-    def _may_run(self, transaction: Transaction) -> bool:
-        return all(self._attested.quorum(claim) for claim in self._claims.get(transaction.hash, ()))
+    def _may_run(self, transaction: Transaction, parent: bytes) -> bool:
+        """Not if it is known to log a claim there that lacks its quorum."""
+        known = self._claims.get(transaction.hash)
+        return known is None or known.tip != parent or all(map(self._attested.quorum, known.claims))

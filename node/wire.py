@@ -5,6 +5,7 @@ msgpack arrays, decoded strictly: anything else raises InvalidMessage and is cou
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Final, TypeVar
 
 import coincurve
@@ -16,10 +17,10 @@ from chain.types import Attestation
 
 PROTOCOL_VERSION: Final = 1
 TRANSACTIONS_MAX: Final = 512  # in one batch
-TRANSACTION_BYTES_MAX: Final = 128 * 1024
+TRANSACTION_BYTES_MAX: Final = 60 * 1024  # as chain.evm takes them
 GOSSIP_BYTES_MAX: Final = 64 * 1024
 ATTESTATIONS_MAX: Final = 1024
-BLOCKS_MAX: Final = 128
+BLOCKS_MAX: Final = 128  # in one answer
 BLOCKS_BYTES_MAX: Final = 900_000  # of one answer to WantBlocks
 
 CONSENSUS: Final = "consensus"
@@ -104,6 +105,20 @@ def decode(payload: bytes, kind: type[Message]) -> Message:
         return msgspec.msgpack.decode(payload, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is a DecodeError
         raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
+
+
+def batches(raws: Iterable[bytes]) -> list[bytes]:
+    """Transactions messages of at most what gossip carries."""
+    groups: list[list[bytes]] = [[]]
+    size = 0
+    for raw in raws:
+        item = len(raw) + 5  # with its msgpack header
+        if size + item > GOSSIP_BYTES_MAX - 1024 or len(groups[-1]) >= TRANSACTIONS_MAX:
+            groups.append([])
+            size = 0
+        groups[-1].append(raw)
+        size += item
+    return [encode(Transactions(tuple(group))) for group in groups if group]
 
 
 def to_wire(attestation: Attestation) -> WireAttestation:

@@ -44,7 +44,8 @@ interface JobFinder:
 
 FINDER: constant(address) = 0x0000000000000000000000000000000000000F01
 
-UPDATE_SIZE_MAX: constant(uint256) = 2**40
+# the largest state that a learner takes; what is larger, no worker could make
+UPDATE_SIZE_MAX: constant(uint256) = 64 * 2**20
 
 # seats settled on the way of other calls, and by calls that are made to settle
 SETTLE_BESIDE: constant(uint256) = 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from chain.reads import ChainReads
+from learner.card import Card
 from node.api import schema
 
 
@@ -58,6 +59,18 @@ class Backend(Protocol):
 
     async def account(self) -> schema.Account: ...
 
+    async def datasets(self) -> list[schema.DatasetInfo]:
+        """Those that have a name here, the built-in ones first."""
+        ...
+
+    async def dataset(self, dataset: str) -> schema.DatasetInfo:
+        """By name, 0x digest or CID. Raises NotFound."""
+        ...
+
+    async def blob_part(self, digest: bytes, index: int) -> schema.BlobPart:
+        """256 KiB of a public blob. Raises NotFound."""
+        ...
+
     # The methods below sign with the node's key or change it: the API admits them only over the Unix socket or with
     # the token. Those with wait_s return when the transaction is final or wait_s has passed, whichever comes first.
 
@@ -75,6 +88,18 @@ class Backend(Protocol):
 
     async def send(self, to: bytes, value: int, wait_s: float) -> schema.Submitted:
         """Pay `value` wei to a 20-byte address."""
+        ...
+
+    async def add_dataset(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
+        """Keep the canonical dataset in the file `path` of this machine, and serve it to peers."""
+        ...
+
+    async def model(self, job: int, round: int | None, wait_s: float) -> schema.ModelInfo:
+        """Have the model of a settled round here, the last one's for None. Raises NotFound."""
+        ...
+
+    async def predict(self, job: int, round: int | None, path: str, wait_s: float) -> schema.Prediction:
+        """Classify the test samples of the dataset in the file `path` of this machine."""
         ...
 
     async def stop(self) -> schema.Stopping:

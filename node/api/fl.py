@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from learner.card import Card
 from node.api import schema
 from node.api.backend import Backend, BackendError, NotFound
 from node.api.jsonrpc import INVALID_PARAMS, NOT_FOUND, SERVER_ERROR, Method, NoParams, RpcError
 
 JobId = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+Round = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 WaitS = Annotated[float, Meta(ge=0, le=schema.WAIT_S_MAX)]
 Wei = Annotated[str, Meta(pattern=r"^[0-9]{1,78}$")]
 
@@ -57,6 +59,35 @@ class _Send(_Params, frozen=True):
     wait_s: WaitS = 0.0
 
 
+class _Dataset(_Params, frozen=True):
+    dataset: str
+
+
+class _AddDataset(_Params, frozen=True):
+    path: str
+    name: str
+    card: Card
+    replace: bool = False
+
+
+class _BlobPart(_Params, frozen=True):
+    digest: str
+    index: Annotated[int, Meta(ge=0)] = 0
+
+
+class _Model(_Params, frozen=True):
+    id: JobId
+    round: Round | None = None
+    wait_s: WaitS = 0.0
+
+
+class _Predict(_Params, frozen=True):
+    id: JobId
+    path: str
+    round: Round | None = None
+    wait_s: WaitS = 0.0
+
+
 def fl_methods(backend: Backend) -> dict[str, Method]:
     """The table of fl_* methods over `backend`."""
 
@@ -78,6 +109,14 @@ def fl_methods(backend: Backend) -> dict[str, Method]:
         "fl_job": method(_Job, lambda p: backend.job(p.id)),
         "fl_jobEvents": method(_JobEvents, lambda p: backend.job_events(p.id, p.after, p.wait_s)),
         "fl_account": method(NoParams, lambda p: backend.account()),
+        "fl_datasets": method(NoParams, lambda p: backend.datasets()),
+        "fl_dataset": method(_Dataset, lambda p: backend.dataset(p.dataset)),
+        "fl_blobPart": method(_BlobPart, lambda p: backend.blob_part(_digest(p.digest), p.index)),
+        "fl_addDataset": method(
+            _AddDataset, lambda p: backend.add_dataset(p.path, p.name, p.card, p.replace), admin=True
+        ),
+        "fl_model": method(_Model, lambda p: backend.model(p.id, p.round, p.wait_s), admin=True),
+        "fl_predict": method(_Predict, lambda p: backend.predict(p.id, p.round, p.path, p.wait_s), admin=True),
         "fl_submitJob": method(_SubmitJob, lambda p: backend.submit_job(p.spec, p.wait_s), admin=True),
         "fl_cancelJob": method(_CancelJob, lambda p: backend.cancel_job(p.id, p.wait_s), admin=True),
         "fl_topUpJob": method(_TopUpJob, lambda p: backend.top_up_job(p.id, p.rounds, p.wait_s), admin=True),
@@ -85,6 +124,16 @@ def fl_methods(backend: Backend) -> dict[str, Method]:
         "fl_send": method(_Send, lambda p: backend.send(_address(p.to), int(p.value_wei), p.wait_s), admin=True),
         "fl_stop": method(NoParams, lambda p: backend.stop(), admin=True),
     }
+
+
+def _digest(text: str) -> bytes:
+    try:
+        digest = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        digest = b""
+    if len(digest) != 32:
+        raise RpcError(INVALID_PARAMS, f"{text!r} is not a digest: expected 0x and 64 hex digits")
+    return digest
 
 
 def _address(text: str) -> bytes:

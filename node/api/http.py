@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,11 +28,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from chain.store import StoreError
 from node.api.backend import Backend
 from node.api.eth import eth_methods
 from node.api.fl import fl_methods
 from node.api.jsonrpc import Dispatcher
 from node.api.schema import WAIT_S_MAX
+from node.blob_store import BlobStoreFailed
 from node.config import Config, ConfigError, parse_listen
 from node.keys import ensure_token
 
@@ -44,6 +46,7 @@ log = structlog.get_logger()
 REQUESTS_MAX: Final = 64  # at once and per door; long polls count
 BODY_TIMEOUT_S: Final = 10.0
 GRACE_S: Final = 0.2  # for answers on their way when the node stops
+LOCAL_FAULTS: Final = (StoreError, BlobStoreFailed)  # met while answering a call, they stop the node
 _JSON: Final = "application/json"
 
 
@@ -62,9 +65,11 @@ async def serve_api(
 
     Raises:
         ConfigError: an address or the socket's path cannot be used; the message says what to do.
+        StoreError, BlobStoreFailed: the disk failed while a call was served.
     """
     methods = {**eth_methods(backend, config.api.logs_max), **fl_methods(backend)}
-    dispatcher = Dispatcher(methods, config.api.batch_max)
+    failed, failures = trio.open_memory_channel[Exception](1)
+    dispatcher = Dispatcher(methods, config.api.batch_max, LOCAL_FAULTS, partial(_report, failed))
     limit = config.api.body_bytes_max
     with _unix_socket(config.socket_path) as door:
         doors = [_Door(door, _app(dispatcher, limit, token=None))]
@@ -80,10 +85,15 @@ async def serve_api(
                     await nursery.start(each.serve)
                 log.info("api.opened", socket=str(config.socket_path), http=http)
                 task_status.started(ApiAddresses(config.socket_path, http))
-                await trio.sleep_forever()
+                raise await failures.receive()
             finally:
                 for each in doors:
                     each.close()
+
+
+def _report(failed: trio.MemorySendChannel[Exception], error: Exception) -> None:
+    with suppress(trio.WouldBlock):  # the first one is enough
+        failed.send_nowait(error)
 
 
 class _Door:
@@ -196,7 +206,8 @@ def _tcp_socket(listen: str) -> socket.socket:
         bound.listen(REQUESTS_MAX)
     except OSError as error:
         bound.close()
-        raise ConfigError(f"cannot listen on {listen} (`http_listen` in [api]): {error.strerror or error}") from None
+        advice = "change `http_listen` in [api], or stop what uses the port"
+        raise ConfigError(f"cannot listen on {listen}: {error.strerror or error}; {advice}") from None
     bound.setblocking(False)
     return bound
 

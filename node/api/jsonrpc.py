@@ -88,11 +88,21 @@ class Dispatcher:
     Args:
         methods: by their full name, such as "eth_call".
         batch_max: most calls in one request.
+        local_faults: exceptions that mean that the node cannot go on, such as a full disk.
+        on_local_fault: told of these; the caller is answered first.
     """
 
-    def __init__(self, methods: Mapping[str, Method], batch_max: int) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        batch_max: int,
+        local_faults: tuple[type[Exception], ...] = (),
+        on_local_fault: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
         self._methods = methods
         self._batch_max = batch_max
+        self._local_faults = local_faults
+        self._on_local_fault = on_local_fault
 
     async def handle(self, body: bytes, *, admin: bool) -> bytes | None:
         """The response's bytes, or None if the request has only notifications.
@@ -128,6 +138,9 @@ class Dispatcher:
             answer: dict[str, object] = {"jsonrpc": "2.0", "id": identity, "result": result}
         except RpcError as error:
             answer = _error(identity, error.code, error.message, error.data)
+        except self._local_faults as error:
+            answer = _error(identity, SERVER_ERROR, f"{error}; the node stops")
+            self._on_local_fault(error)
         except Exception:
             # Our own bug: the log gets the traceback, the caller does not. One bad call must not end the node.
             log.exception("api.call_failed", method=call.method)

@@ -12,6 +12,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from learner.card import Card
+
 Hex = str
 Wei = str
 JobState = Literal["waiting", "running", "closing", "ended"]  # closing: ended, but its last rounds take late reveals
@@ -23,6 +25,8 @@ LearnerState = Literal["off", "starting", "idle", "training", "scoring", "failed
 SLOTS_MAX: Final = 31
 ATTEMPTS_MAX: Final = 255
 WAIT_S_MAX: Final = 60.0
+DATASET_NAME: Final = r"(?!0x)[a-z0-9][a-z0-9._-]{0,39}"
+DATASET_NAME_RULE: Final = "1 to 40 of a-z, 0-9, '.', '_' and '-', beginning with a letter or digit, and not with 0x"
 
 
 class HeadInfo(msgspec.Struct, frozen=True):
@@ -132,7 +136,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
 class JobSpec(msgspec.Struct, frozen=True):
     """fl_submitJob: a job before it has a manifest. `seed` decides initial weights and every batch.
 
-    `dataset` is the name of a built-in one ("digits") or the 0x digest of a dataset blob that the node holds.
+    `dataset` is a name that the node knows ("digits" is built in), or the 0x digest or CID of a dataset blob that is
+    here or at a connected peer.
     """
 
     dataset: str
@@ -287,6 +292,60 @@ class Account(msgspec.Struct, frozen=True):
     withdrawable_wei: Wei  # owed by the contract: `flnode account withdraw` fetches it
     deposits: list[Deposit]
     pending_transactions: int
+
+
+class DatasetInfo(msgspec.Struct, frozen=True):
+    """fl_dataset, fl_datasets, fl_addDataset: a dataset that this node holds.
+
+    A feature is element * 2**scale; `card` says how a person's numbers became elements, if this node knows.
+    """
+
+    digest: Hex
+    cid: str
+    size: int  # bytes
+    element: Literal["uint8", "float32"]
+    scale: int
+    shape: list[int]  # of one sample
+    features: int
+    classes: int
+    train: int  # samples
+    test: int
+    name: str | None = None
+    built_in: bool = False
+    card: Card | None = None
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """fl_model: a settled round's model; its blob and its manifest's are here now, for fl_blobPart.
+
+    `correct` of `total` test samples is what this node's learning server found; None elsewhere.
+    """
+
+    job: int
+    round: int
+    update_digest: Hex
+    size: int  # bytes of the state: weights, and the optimiser's velocities
+    manifest: Hex
+    dataset: Hex
+    correct: int | None = None
+    total: int | None = None
+    dataset_info: DatasetInfo | None = None  # None if the dataset is not here
+
+
+class BlobPart(msgspec.Struct, frozen=True):
+    """fl_blobPart: the `index`-th 256 KiB of a public blob (base64 in JSON), and the size of the whole."""
+
+    size: int
+    data: bytes
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """fl_predict: the class of each sample, as its number."""
+
+    job: int
+    round: int
+    update_digest: Hex
+    classes: list[int]
 
 
 class Stopping(msgspec.Struct, frozen=True):

@@ -36,7 +36,7 @@ class P2PConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         int, Meta(gt=0, description="Bytes waiting for one peer; beyond, it is too slow and disconnected.")
     ] = 32 * MIB
     events_max: Annotated[
-        int, Meta(gt=0, description="Events waiting for the node; gossip may fill half of it, then it is dropped.")
+        int, Meta(gt=0, description="Events waiting for the node; gossip may fill half. As many of validators.")
     ] = 4096
     events_bytes_max: Annotated[int, Meta(gt=0, description="Bytes of messages among these events.")] = 64 * MIB
 
@@ -68,7 +68,15 @@ class P2PConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     refusals_max: Annotated[int, Meta(gt=0, description="Faults within ban_s seconds that get a peer banned.")] = 100
     ban_s: Annotated[float, Meta(gt=0, description="Seconds for which a banned peer is not let in.")] = 60.0
 
-    blob_bytes_max: Annotated[int, Meta(gt=0, description="A blob that is fetched on a peer's behalf.")] = 512 * MIB
+    blob_fetch_bytes_max: Annotated[
+        int, Meta(ge=MIB, description="Memory of all blobs being fetched; a larger blob is fetched alone.")
+    ] = 512 * MIB
+    blob_fetches_max: Annotated[
+        int, Meta(gt=0, description="Fetches that ask peers at the same time; others wait, the oldest is next.")
+    ] = 256
+    blob_relay_bytes_max: Annotated[
+        int, Meta(gt=0, description="A blob that is fetched on a peer's behalf; all of them share an eighth.")
+    ] = 64 * MIB
     blob_holders_max: Annotated[
         int, Meta(gt=0, description="Peers that one fetch downloads from at the same time.")
     ] = 4

@@ -94,6 +94,14 @@ class Network:
             for link in self._links.by_peer.values()
         ]
 
+    def sessions(self) -> dict[str, float]:
+        """Every connected peer, and the trio time since when it is."""
+        return {peer: link.since for peer, link in self._links.by_peer.items()}
+
+    def prioritise(self, peer: str) -> None:
+        """Have what this peer says, gossip excepted, before what others say, until it is lost; see events.py."""
+        self.events.prioritise(peer)
+
     def is_connected(self, peer: str) -> bool:
         return peer in self._links.by_peer
 

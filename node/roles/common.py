@@ -78,6 +78,13 @@ class SubmitClose:
 
 
 @dataclass(frozen=True, slots=True)
+class SubmitEnd:
+    """End a job that waits past its deadline, so that its escrow and deposits come free."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
 class WakeAt:
     time: float
 

@@ -17,19 +17,21 @@ from learner.manifest import Manifest
 from node.frozen import put
 from node.jobs import NO_JOBS, REVEAL, Jobs, JobView, Key, RoundView
 from node.roles.common import (
+    DEADLINE_MARGIN_S,
     ChainAdvanced,
     Effect,
     FetchManifest,
     ManifestReady,
     ManifestRefused,
     SubmissionFailed,
+    SubmitEnd,
     SubmitFinalise,
     TimeReached,
     WakeAt,
     overdue,
 )
 
-FAILURES_MAX: Final = 3  # per step of a round; then the round is finalised without a score
+FAILURES_MAX: Final = 5  # of a round's steps, each after a longer pause; then it is finalised without a score
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,11 @@ def step(state: ServerState, event: Event) -> tuple[ServerState, tuple[Effect, .
         if job.job not in state.manifests:
             state = replace(state, manifests=put(state.manifests, job.job, None))
             effects.append(FetchManifest(job.job, job.posted.manifest))
+        if (due := job.end_due) is not None:
+            if state.now >= due + DEADLINE_MARGIN_S:
+                effects.append(SubmitEnd(job.job))
+            else:
+                wake = due + DEADLINE_MARGIN_S if wake is None else min(wake, due + DEADLINE_MARGIN_S)
         for key, view in sorted(job.open.items()):
             if view.phase == REVEAL and view.majority is not None:
                 state = _settle(state, job, key, view, effects)
@@ -138,8 +145,10 @@ def _observe(state: ServerState, event: Event) -> ServerState:
         case Scored():
             scores = put(state.scores, event.update, (event.correct, event.total))
             return _progress(replace(state, scores=scores), event.key, "ready")
-        case StepFailed(key=key) | SubmissionFailed(effect=SubmitFinalise(key=key)):
+        case StepFailed(key=key):
             return _progress(state, key, "new", failed=True)
+        case SubmissionFailed(effect=SubmitFinalise(key=key)):
+            return _progress(state, key, "ready")
     return state
 
 
@@ -149,7 +158,7 @@ def _settle(state: ServerState, job: JobView, key: Key, view: RoundView, effects
     manifest = state.manifests.get(key.job)
     assert view.majority is not None
     unscored = (manifest is not None and not isinstance(manifest, Manifest)) or progress.failures >= FAILURES_MAX
-    if unscored and progress.stage == "new":
+    if unscored and progress.stage in ("new", "ready"):
         effects.append(SubmitFinalise(key, stop=False))
         return _progress(state, key, "finalising")
     if not isinstance(manifest, Manifest):

@@ -26,6 +26,7 @@ from node.roles.common import (
     ManifestReady,
     ManifestRefused,
     SubmissionFailed,
+    SubmitEnd,
     SubmitFinalise,
     TimeReached,
     WakeAt,
@@ -33,7 +34,7 @@ from node.roles.common import (
     overdue,
 )
 
-FAILURES_MAX: Final = 3  # per task; then the slot is given up and its stake with it
+FAILURES_MAX: Final = 7  # per task, each after a longer pause; then the slot is given up and its stake with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +127,14 @@ class WorkerState:
     """
     Attributes:
         deposit_stakes: the standing deposit, as a multiple of a job's stake.
+        deposit_max: wei; a job that asks for more is left alone.
         enrol: whether to enrol in every open job that can be done here.
     """
 
     address: bytes
     enrol: bool = True
     deposit_stakes: int = 16
+    deposit_max: int = 10**30
     jobs: Jobs = NO_JOBS
     now: float = 0.0
     manifests: Mapping[int, Manifest | str | None] = field(default_factory=dict)  # asked for: None; refused: why
@@ -166,10 +169,11 @@ def observe(state: WorkerState, event: Event) -> WorkerState:
             return set_task(state, event.key, stage="trained", update=event.update)
         case Masked() if event.key in state.tasks:
             return set_task(state, event.key, stage="masked:" + event.ciphertext.hex())
-        case WorkFailed() if event.key in state.tasks:
-            return _failed(state, event.key)
+        case WorkFailed() if event.key in state.tasks:  # from the start: what it made so far may be what is wrong
+            task = state.tasks[event.key]
+            return set_task(state, event.key, stage="new", update=None, failures=task.failures + 1)
         case SubmissionFailed(effect=SubmitCommit() | SubmitReveal() as effect) if effect.key in state.tasks:
-            return _failed(state, effect.key)
+            return _refused(state, effect.key)
         case SubmissionFailed(effect=Enrol() as effect):
             return replace(state, enrolling=state.enrolling - {effect.job})
     return state
@@ -184,13 +188,26 @@ def join_jobs(state: WorkerState, effects: list[Effect]) -> WorkerState:
         if job.job not in state.manifests:
             state = replace(state, manifests=put(state.manifests, job.job, None))
             effects.append(FetchManifest(job.job, job.posted.manifest))
-        elif not known and not job.cancelled and job.job not in state.enrolling and _accepts(state, job):
+        elif job.job not in state.enrolling and _accepts(state, job):
+            if not known:
+                deposit = job.posted.terms.stake * state.deposit_stakes
+            elif job.records[state.address].enrolled and job.state == "waiting" and job.is_manned:
+                deposit = 0  # enough are enrolled, yet the last draw found too few: have it draw again
+            else:
+                continue
             state = replace(state, enrolling=state.enrolling | {job.job})
-            effects.append(Enrol(job.job, job.posted.terms.stake * state.deposit_stakes))
+            effects.append(Enrol(job.job, deposit))
     return state
 
 
 def _accepts(state: WorkerState, job: JobView) -> bool:
+    """Whether to have a deposit in a job: it can be done here, it is still open, and it does not ask for too much."""
+    terms = job.posted.terms
+    lively = not job.cancelled and state.now < terms.deadline
+    return lively and terms.stake * state.deposit_stakes <= state.deposit_max and _is_doable(state, job)
+
+
+def _is_doable(state: WorkerState, job: JobView) -> bool:
     return isinstance(state.manifests.get(job.job), Manifest)
 
 
@@ -266,16 +283,23 @@ def _keep_rounds_moving(state: WorkerState, effects: list[Effect]) -> WorkerStat
             wake = action.time if wake is None else min(wake, action.time)
         elif action is not None:
             effects.append(action)
+    for job in state.jobs.by_id.values():
+        if state.address in job.records and job.end_due is not None:
+            due = job.end_due + DEADLINE_MARGIN_S + job.posted.terms.grace_s
+            if state.now >= due:
+                effects.append(SubmitEnd(job.job))
+            else:
+                wake = due if wake is None else min(wake, due)
     if wake is not None and wake != state.wake:
         effects.append(WakeAt(wake))
         return replace(state, wake=wake)
     return state
 
 
-def _failed(state: WorkerState, key: Key) -> WorkerState:
+def _refused(state: WorkerState, key: Key) -> WorkerState:
+    """A submission failed: what was to be submitted stands."""
     task = state.tasks[key]
-    stage = "new" if task.update is None else "trained"
-    return set_task(state, key, stage=stage, failures=task.failures + 1)
+    return set_task(state, key, stage="new" if task.update is None else "trained", failures=task.failures + 1)
 
 
 def set_task(state: WorkerState, key: Key, **change: Any) -> WorkerState:

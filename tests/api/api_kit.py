@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,11 +16,16 @@ from chain.chain import Chain
 from chain.genesis import Network, ValidatorEntry
 from chain.store import Store
 from chain.types import FINALISE, Certificate
+from learner import canonical, data, manifest
+from learner.card import Card
 from node.api import schema
 from node.api.backend import BackendError, NotFound
 from node.api.http import ApiAddresses, serve_api
+from node.blob_store import BlobStore
 from node.config import Config, parse_config
+from node.datasets import Datasets, read_plain
 from node.keys import account_address
+from node.unixfs import digest_of
 
 VALIDATOR_KEY = b"\x01" * 32
 RICH_KEY = b"\x77" * 32
@@ -36,6 +42,21 @@ NETWORK = Network(
     balances={RICH: BALANCE},
 )
 
+# The model of TinyNode's jobs: over the dataset `flowers` of two features and three classes.
+MANIFEST = manifest.Manifest(
+    model=manifest.Mlp((2, 3)), dataset=b"\x44" * 32, dataset_size=100, batch_size=1, steps=1, learning_rate=0.5,
+    momentum=0.5, init_seed=bytes(32),
+)  # fmt: skip
+WEIGHTS = (1.0, -2.0, 0.5, 0.25, 3.0, 0.0)
+STATE = canonical.join(
+    14,
+    [
+        (field, struct.pack(f"<{field.nbytes // 4}f", *(WEIGHTS if field.name.endswith("weight") else (0, 1, 2))))
+        for field in MANIFEST.state_fields()
+    ],
+)
+UPDATE, POSTED = ("0x" + digest_of(blob).hex() for blob in (STATE, MANIFEST.encode()))
+
 
 class TinyNode:
     """node.api.backend.Backend over a real chain; its jobs are what was submitted."""
@@ -43,11 +64,16 @@ class TinyNode:
     def __init__(self, folder: Path) -> None:
         self._store = Store(folder / "chain", 1 << 26)
         self.chain = Chain(self._store, NETWORK, {}, lambda log: None, lambda claim, chain_id, genesis: bytes(32))
+        self.blobs = BlobStore(folder / "blobs", 1 << 26)
+        for blob in (STATE, MANIFEST.encode()):
+            self.blobs.put(blob)
+        self.named = Datasets(self._store, self.blobs, None)  # type: ignore[arg-type]  # no peers
         self.waiting: dict[bytes, int] = {}
         self.specs: list[schema.JobSpec] = []
         self.stopped = False
         self.on_stop: Callable[[], None] = lambda: None
         self.broken = False
+        self.lying = False  # about blobs
 
     def close(self) -> None:
         self._store.close()
@@ -134,6 +160,36 @@ class TinyNode:
         deposits = [schema.Deposit(1, True, str(10**18), str(2 * 10**18))]
         return schema.Account("0x" + RICH.hex(), 0, str(BALANCE), str(15 * 10**17), deposits, 0)
 
+    async def datasets(self) -> list[schema.DatasetInfo]:
+        return self.named.list()
+
+    async def dataset(self, dataset: str) -> schema.DatasetInfo:
+        return await self.named.info(dataset)
+
+    async def blob_part(self, digest: bytes, index: int) -> schema.BlobPart:
+        if not self.blobs.has(digest):
+            raise NotFound(f"blob {digest.hex()} is not here")
+        part = self.blobs.leaf(digest, index)
+        return schema.BlobPart(self.blobs.size(digest), part[:-1] + b"!" if self.lying else part)
+
+    async def add_dataset(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
+        return await self.named.add(path, name, card, replace)
+
+    async def model(self, job: int, round: int | None, wait_s: float) -> schema.ModelInfo:
+        detail = await self.job(job)
+        info = next((each for each in self.named.list() if each.name == "flowers"), None)
+        return schema.ModelInfo(
+            job=job, round=round or 2, update_digest=UPDATE, size=len(STATE), manifest=detail.manifest,
+            dataset="0x" + "44" * 32, correct=19, total=20, dataset_info=info,
+        )  # fmt: skip
+
+    async def predict(self, job: int, round: int | None, path: str, wait_s: float) -> schema.Prediction:
+        """Class 1 for samples whose first feature is above 0, else 2."""
+        parts = data.decode(read_plain(path, 1 << 20))
+        values = struct.unpack(f"<{len(parts.features) // 4}f", parts.features)
+        first = values[parts.sample_features :: parts.sample_features]  # without the sample for training
+        return schema.Prediction(job, round or 2, UPDATE, [1 if value > 0 else 2 for value in first])
+
     async def submit_job(self, spec: schema.JobSpec, wait_s: float) -> schema.Submitted:
         if int(spec.terms.reward_wei) * spec.terms.slots * spec.terms.rounds_max > BALANCE:
             raise BackendError("the escrow is more than the account's balance")
@@ -166,25 +222,25 @@ def ended_job(job: int, spec: schema.JobSpec) -> schema.JobDetail:
     """A job that reached its goal in two rounds."""
     worker = schema.WorkerInfo("0x" + RICH.hex(), True, 2, 2, str(2 * 10**16), "0", str(10**18), "0")
     rounds = [
-        schema.RoundInfo(number, 1, "CLOSED", NOW, 3, 3, 3, "0x" + "11" * 32, 2, number + 5, NOW + number, NOW + 0.5)
+        schema.RoundInfo(number, 1, "CLOSED", NOW, 3, 3, 3, UPDATE, 2, number + 5, NOW + number, NOW + 0.5)
         for number in (1, 2)
     ]
     return schema.JobDetail(
         id=job,
         kind="replicated",
         owner="0x" + RICH.hex(),
-        manifest="0x" + "22" * 32,
+        manifest=POSTED,
         terms=spec.terms,
         state="ended",
         phase="CLOSED",
         round=2,
         attempt=1,
-        base="0x" + "11" * 32,
+        base=UPDATE,
         rounds_settled=2,
         rounds_unclosed=0,
         void_rounds=0,
         enrolled=1,
-        slots=[schema.Slot("0x" + RICH.hex(), "majority", "0x" + "11" * 32)],
+        slots=[schema.Slot("0x" + RICH.hex(), "majority", UPDATE)],
         workers=[worker],
         rounds=rounds,
         accuracy=[(1, 0.9), (2, 0.96)],

@@ -147,7 +147,7 @@ async def test_a_port_in_use_is_one_clear_line(tmp_path: Path, node: TinyNode) -
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(ConfigError, match=rf"cannot listen on {address} .*http_listen.*in use"):
+        with pytest.raises(ConfigError, match=rf"cannot listen on {address}: .*in use; change `http_listen`"):
             await serve_api(config_in(tmp_path, f'[api]\nhttp_listen = "{address}"\n'), node)
 
 

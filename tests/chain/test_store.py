@@ -149,7 +149,7 @@ def test_a_garbled_record_is_named_damage(tmp_path: Path) -> None:
 def test_a_full_database_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path, map_size=1 << 20)
     store.kv_put("a", b"small", b"kept")
-    with pytest.raises(StoreError, match="map size"):
+    with pytest.raises(StoreError, match="largest size"):
         store.kv_put("a", b"large", bytes(4 << 20))
     assert store.kv_get("a", b"small") == b"kept"
 

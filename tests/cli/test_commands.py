@@ -155,7 +155,7 @@ def test_a_node_that_is_not_there_is_exit_code_one(tmp_path: Path, capsys: Captu
         (["account", "show"], ["1000000 flt", "1.5 flt", "LOCKED STAKES"]),
         (["account", "withdraw"], ["not final after 30 s"]),
         (["account", "send", "0x" + "11" * 20, "1.5 flt"], ["1.5 flt sent"]),
-        (["stop"], ["is stopping"]),
+        (["stop"], ["has stopped"]),
     ],
 )
 def test_what_a_node_answers_is_shown(

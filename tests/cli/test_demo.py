@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.live import Live
 
 from chain.genesis import parse_network
-from cli import demo_network
 from cli.demo import JOB, TERMS
-from cli.demo_network import MEMBERS, Node, Running, create_nodes, environment_of_nodes, free_ports, last_lines, stop
+from cli.demo_network import MEMBERS, Running
 from cli.demo_report import report_of, report_screen, seconds_of
 from cli.demo_view import Lines, Screen
 from cli.errors import NodeError
 from cli.jobfile import job_spec
+from cli.local_network import PORTS, Node, Plan, create_nodes, free_ports
+from cli.processes import end, file_environment, last_lines
 from cli.signals import interruptible, uninterrupted
 from node.api import schema
 from node.config import load_config, require_development
@@ -34,7 +35,7 @@ SPEC = job_spec(dict(JOB, seed=1, goal_accuracy=0.95), dict(TERMS, rounds_max=10
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> list[Node]:
-    return create_nodes(tmp_path, MEMBERS, deposit_stakes=20)
+    return create_nodes(tmp_path, Plan("demo", MEMBERS, deposit_stakes=20))
 
 
 def test_the_networks_file_fits_the_nodes_keys(nodes: list[Node]) -> None:
@@ -69,14 +70,12 @@ def test_honest_workers_are_more_than_half_of_the_slots() -> None:
 def test_free_ports_are_distinct_and_free() -> None:
     ports = free_ports(4)
     assert len(set(ports)) == 4
-    assert all(port in demo_network.PORTS for port in ports)
+    assert all(port in PORTS for port in ports)
 
 
 def test_what_the_user_set_for_other_nodes_stays_out_of_the_demo() -> None:
     given = {"FLNODE_P2P__LISTEN": "/ip4/0.0.0.0/tcp/1", "FLNODE_CONFIG": "x", "HOME": "/root", "PYTHONPATH": "/x"}
-    passed = environment_of_nodes(given)
-    assert passed.pop("PYTHONPATH").endswith(":/x")
-    assert passed == {"FLNODE_CONFIG": "x", "FLNODE_DEBUG": "1", "HOME": "/root"}
+    assert file_environment(given) == {"FLNODE_CONFIG": "x", "HOME": "/root", "PYTHONPATH": "/x"}
 
 
 def process(program: str) -> subprocess.Popen[bytes]:
@@ -108,7 +107,7 @@ def living(group: int) -> list[str]:
 
 def test_stopping_ends_the_willing_the_stubborn_and_their_children() -> None:
     processes = [process(program) for program in (SLEEPER, STUBBORN, PARENT)]
-    stop(processes, limit_s=0.3)
+    end(processes, limit_s=0.3)
     assert [each.returncode for each in processes] == [-signal.SIGTERM, -signal.SIGKILL, -signal.SIGTERM]
     assert [living(each.pid) for each in processes] == [[], [], []]
 

@@ -8,6 +8,7 @@ import pytest
 
 from cli.errors import UserError
 from cli.jobfile import escrow_wei, load_job
+from node import unixfs
 
 EXAMPLE = Path(__file__).parent.parent.parent / "configs" / "jobs" / "digits.toml"
 NOW = 1_800_000_000.7
@@ -19,6 +20,11 @@ def test_the_example_becomes_the_job_that_it_describes() -> None:
     assert (spec.terms.reward_wei, spec.terms.stake_wei) == (str(10**16), str(10**17))
     assert spec.terms.deadline == int(NOW) + 86_400
     assert escrow_wei(spec.terms) == 10**16 * 3 * 60
+
+
+@pytest.mark.parametrize("dataset", ["flowers", "0x" + "ab" * 32, unixfs.cid(bytes(32), 5), unixfs.cid(bytes(32), 1e6)])
+def test_a_dataset_goes_by_name_digest_or_cid(tmp_path: Path, dataset: str) -> None:
+    assert load_job(edited(tmp_path, '"digits"', f'"{dataset}"'), NOW).dataset == dataset
 
 
 def edited(folder: Path, old: str, new: str) -> Path:
@@ -41,7 +47,8 @@ def edited(folder: Path, old: str, new: str) -> Path:
         ("batch_size = 32", "batch_size = 0", "`batch_size` in [job] of {path}"),
         ("steps = 10 ", "steps = true ", "`steps` in [job] of {path}: expected a whole number, got True"),
         ('model = "mlp"', 'model = "transformer"', "unknown model 'transformer' (known: mlp)"),
-        ('dataset = "digits"', 'dataset = "digit"', "'digit' is neither built in (digits) nor a 0x digest"),
+        ('dataset = "digits"', 'dataset = "My Digits"', "'My Digits' is not the name, CID or 0x digest of a dataset"),
+        ('dataset = "digits"', 'dataset = "0x12"', "'0x12' is not the name, CID or 0x digest of a dataset"),
         ("[64, 64, 10]", "[64, 64, 11]", "digits needs 64 inputs and 10 outputs, got [64, 64, 11]"),
         ("[64, 64, 10]", "[64]", "`sizes` in [job] of {path}"),
         ("[64, 64, 10]", "[]", "`sizes` in [job] of {path}"),

@@ -19,6 +19,7 @@ from chain.contracts import bindings as b
 from chain.contracts.events import Event, Terms
 
 YEAR_S = 365 * 86_400
+UPDATE_SIZE_MAX = 64 * 2**20
 
 
 class Refused(Exception):
@@ -126,7 +127,7 @@ class Model:
         self, sender: bytes, value: int, manifest: bytes, base: bytes, size: int, seed: bytes, terms: Terms
     ) -> None:
         check_terms(terms, self.now)
-        need(1 <= size <= 2**40, "update size out of range")
+        need(1 <= size <= UPDATE_SIZE_MAX, "update size out of range")
         need(value == terms.escrow, "value is not reward * slots * rounds")
         number = len(self.jobs) + 1
         self.jobs[number] = Job(sender, size, seed, base, terms, escrow=value)

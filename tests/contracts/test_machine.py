@@ -124,7 +124,7 @@ class Everybody(RuleBasedStateMachine):
             self.send_enrol(worker, 1, 600)
 
     @precondition(lambda self: len(self.model.jobs) < JOBS_MAX)
-    @rule(terms=terms_strategy, short=mostly(0, 1), size=mostly(1_000, 0, 2**40 + 1))
+    @rule(terms=terms_strategy, short=mostly(0, 1), size=mostly(1_000, 0, UPDATE_SIZE_MAX, UPDATE_SIZE_MAX + 1))
     def post(self, terms: Terms, short: int, size: int) -> None:
         self.send_post(OWNER, terms, max(0, terms.escrow - short), size)
 

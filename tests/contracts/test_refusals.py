@@ -115,8 +115,8 @@ def post_an_empty_update(world: World) -> None:
 
 
 @refusal("replicated: update size out of range")
-def post_an_update_above_a_terabyte(world: World) -> None:
-    world.do(OWNER, b.post(MANIFEST, BASE, 2**40 + 1, SEED, TERMS))
+def post_an_update_above_what_a_learner_takes(world: World) -> None:
+    world.do(OWNER, b.post(MANIFEST, BASE, STATE_BYTES_MAX + 1, SEED, TERMS))
 
 
 @refusal("replicated: value is not reward * slots * rounds")

@@ -12,10 +12,12 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from cli import demo_network as demo
 from cli.client import Client, Endpoint
+from cli.demo_network import Running, spawn_node
 from cli.errors import NodeError
 from cli.jobfile import job_spec
+from cli.local_network import Member, Node, Plan, create_nodes
+from cli.processes import end, last_lines
 from node.api import schema
 
 T = TypeVar("T")
@@ -29,23 +31,23 @@ TERMS: Final = {
     "commit_window_s": 60, "reveal_window_s": 60, "last_call_s": 2, "grace_s": 30, "deadline_s": 3600,
 }  # fmt: skip
 
-VALIDATORS: Final = tuple(demo.Member(f"validator-{n}", ("validator",)) for n in range(1, 5))
-WORKERS: Final = tuple(demo.Member(f"worker-{n}", ("worker",)) for n in range(1, 4))
-SERVER: Final = demo.Member("server", ("learning_server",))
+VALIDATORS: Final = tuple(Member(f"validator-{n}", ("validator",)) for n in range(1, 5))
+WORKERS: Final = tuple(Member(f"worker-{n}", ("worker",)) for n in range(1, 4))
+SERVER: Final = Member("server", ("learning_server",))
 
 
 class Net:
     """A network under test. Every wait fails, with the log of the node in question, instead of going on for ever."""
 
-    def __init__(self, nodes: Sequence[demo.Node]) -> None:
+    def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = {node.member.name: node for node in nodes}
-        self.running: dict[str, demo.Running] = {}
+        self.running: dict[str, Running] = {}
 
     def start(self, *names: str) -> None:
         for name in names or self.nodes:
             node = self.nodes[name]
             client = Client(Endpoint(socket=node.config.socket_path))
-            self.running[name] = demo.Running(node, demo.spawn(node), client)
+            self.running[name] = Running(node, spawn_node(node), client)
 
     def kill(self, name: str) -> None:
         """kill -9, learner included: as if the machine lost power."""
@@ -64,7 +66,7 @@ class Net:
         return time.monotonic() - began
 
     def stop(self) -> None:
-        demo.stop([each.process for each in self.running.values()])
+        end([each.process for each in self.running.values()])
         for each in self.running.values():
             each.client.__exit__()
 
@@ -127,20 +129,20 @@ class Net:
 
     def _logs(self) -> str:
         return "\n".join(
-            "\n".join([f"--- {name}", *demo.last_lines(node.log, 12)]) for name, node in self.nodes.items()
+            "\n".join([f"--- {name}", *last_lines(node.log, 12)]) for name, node in self.nodes.items()
         )
 
 
 @contextmanager
 def network(
-    root: Path, members: Sequence[demo.Member], change: Callable[[demo.Node], None] | None = None
+    root: Path, members: Sequence[Member], change: Callable[[Node], None] | None = None
 ) -> Iterator[Net]:
     """A network that is not started yet; on the way out nothing of it is left running.
 
     Args:
         change: called with each node's directory before anything starts, to edit its files.
     """
-    nodes = demo.create_nodes(root, members, deposit_stakes=20)
+    nodes = create_nodes(root, Plan("test", members, deposit_stakes=20))
     if change is not None:
         for node in nodes:
             change(node)

@@ -31,14 +31,16 @@ class World:
         self.invalid: str | None = None
 
     def account(self) -> Account:
-        return Account(KEY, ADDRESS, 7, 7, lambda: self.disk, self._store, self._send, self.outcomes.get)
+        return Account(KEY, ADDRESS, 7, 7, lambda: self.disk, self._store, self._check, self._send, self.outcomes.get)
 
     def _store(self, data: bytes) -> None:
         self.disk = data
 
-    def _send(self, raws: list[bytes]) -> None:
+    def _check(self, raw: bytes) -> None:
         if self.invalid:
             raise InvalidTransaction(self.invalid)
+
+    def _send(self, raws: list[bytes]) -> None:
         assert self.disk is not None, "stored before sent"
         self.sent += raws
 
@@ -99,6 +101,7 @@ async def test_a_transaction_that_can_never_be_included_fails_at_once_and_keeps_
     result = await start(nursery, account := world.account(), "x")
     assert "balance too low" in str(result[0])
     assert account.pending == 0
+    assert world.disk is None  # a node that dies now does not find it again
 
 
 async def test_a_refused_claim_gives_its_nonce_back_with_a_higher_fee(nursery: trio.Nursery) -> None:

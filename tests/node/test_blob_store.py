@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -137,12 +138,89 @@ def test_room_is_made_by_what_is_public_unpinned_and_longest_unused(tmp_path: Pa
     store.put(b"e" * 40)
     assert [store.has(digest) for digest in (oldest, pinned, used, private)] == [False, True, True, True]
     assert store.total_bytes == 100
-    with pytest.raises(BlobStoreFull, match="61 bytes: the store is limited to 100"):
+    with pytest.raises(BlobStoreFull, match=r"61 bytes: `blobs_bytes_max` in .* to 100, of which 40 are pinned"):
         store.put(b"f" * 61)
     assert store.has(used)
     store.unpin(pinned)
     store.put(b"g" * 80)
     assert [info.digest for info in store.list()] == [private, store.digest_of(b"g" * 80)]
+
+
+def test_pins_of_several_holders_do_not_touch_each_other_and_pinning_twice_is_pinning_once(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, 100)
+    digest = store.digest_of(b"a" * 60)
+    store.unpin(digest, "nobody")
+    for _ in range(2):
+        store.pin(digest, "dataset")  # before it is here
+    store.pin(digest, "job 1")
+    store.put(b"a" * 60)
+    for holder in ("job 1", "job 2"):
+        store.unpin(digest, holder)
+    with pytest.raises(BlobStoreFull):
+        store.put(b"b" * 60)
+    store.unpin(digest, "dataset")
+    store.put(b"b" * 60)
+    assert not store.has(digest)
+
+
+def test_a_pinned_blob_that_was_damaged_is_pinned_again_when_it_comes_back(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, 100)
+    digest = store.put(b"a" * 60)
+    store.pin(digest)
+    file_of(store, digest).write_bytes(b"b" * 60)
+    with pytest.raises(BlobDamaged):
+        store.get(digest)
+    store.put(b"a" * 60)
+    with pytest.raises(BlobStoreFull):
+        store.put(b"c" * 60)
+
+
+def test_a_deleted_private_blob_gives_its_room_back_and_does_not_return(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, 100)
+    digest = store.put(b"a" * 60, public=False)
+    store.pin(digest)
+    with pytest.raises(BlobStoreFull):
+        store.put(b"b" * 60)
+    public = tmp_path / "public" / digest.hex()[:2] / digest.hex()
+    public.parent.mkdir(exist_ok=True)
+    public.write_bytes(b"a" * 60)  # as if the disk had kept both names through a crash
+    store = BlobStore(tmp_path, 100)
+    store.delete(digest)
+    assert store.total_bytes == 0
+    assert not BlobStore(tmp_path, 100).has(digest)
+    store.put(b"a" * 60)
+    store.put(b"b" * 60)
+    assert not store.has(digest)
+
+
+def test_a_blob_whose_file_cannot_be_removed_is_still_accounted_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = BlobStore(tmp_path, 100)
+    digest = store.put(b"a" * 60)
+
+    def refuse(_path: Path, missing_ok: bool = False) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(BlobStoreFailed, match="Read-only"):
+            store.delete(digest)
+    assert (store.total_bytes, store.get(digest)) == (60, b"a" * 60)
+
+
+def test_the_layout_of_a_large_blob_is_found_without_holding_the_blob_in_memory(tmp_path: Path) -> None:
+    size = 64 * LEAF_BYTES + 1
+    digest = BlobStore(tmp_path, 2 * size).put(pattern(size))
+    store = BlobStore(tmp_path, 2 * size)
+    tracemalloc.start()
+    try:
+        layout = store.layout(digest)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert layout == unixfs.layout(pattern(size))
+    assert peak < size / 4
 
 
 def test_a_blob_above_the_limit_of_the_store_drives_nothing_out(tmp_path: Path) -> None:

@@ -79,6 +79,14 @@ def test_a_round_void_in_reveal_costs_those_who_did_not_reveal() -> None:
     assert [job.records[w].forfeited for w in WORKERS] == [0, TERMS.stake, TERMS.stake]
 
 
+def test_a_settled_round_needs_a_last_call_of_its_own() -> None:
+    call = b.LastCall(*KEY, 1040)
+    commits = [committed(w) for w in WORKERS]
+    events = [opened(), *commits, reveal_opened(), revealed(ONE), call, revealed(TWO), majority()]
+    assert job_of(*events).by_id[1].open[KEY].last_call_until == 1040
+    assert job_of(*events, b.RoundSettled(*KEY, GOOD, 2)).by_id[1].open[KEY].last_call_until == 0
+
+
 def test_the_next_round_builds_on_the_winner() -> None:
     job = whole_round(opened(Key(1, 2, 1), base=GOOD))
     assert job.current == Key(1, 2, 1)

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from learner import protocol
 from learner.manifest import Mlp
-from node import learner_pool
+from learner.protocol import Done, Failed, Progress, Ready, Reply, Scored, Walls
+from node import learner_child, learner_pool
 from node.learner_pool import (
     JobFailed,
     Learner,
@@ -53,6 +60,8 @@ while True:
     elif isinstance(request, Train):
         pipe.send(Progress(id=request.id, step=1, steps=5, loss=0.5))
         if behaviour == "crash": os.abort()
+        if behaviour == "frame": os.write(pipe._stdout, bytes.fromhex(sys.argv[2]))
+        if behaviour == "quits": sys.exit(CANNOT_START)
         if behaviour == "nonsense": os.write(pipe._stdout, b"\\0\\0\\0\\1\\xc1")
         if behaviour in ("empty-handed", "short", "link"):
             if behaviour == "short": open(request.out, "wb").write(b"x")
@@ -175,6 +184,77 @@ async def test_a_learner_that_crashes_or_babbles_is_a_typed_error_and_the_next_c
         for _ in range(2):
             with pytest.raises(LearnerDied, match=words):
                 await learner.train(MANIFEST, b"base", DIGITS, SEED)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        msgspec.msgpack.encode({"type": "failed", "id": 2, "kind": "x", "message": "#"}).replace(b"#", b"\xff"),
+        b"\x81\xa1x" * 20_000,  # maps in maps
+        b"\xdf\xff\xff\xff\xff",  # a map of 4 billion entries
+        b"\xc6\xff\xff\xff\xff",
+        b"",
+        protocol.encode(Scored(id=1, correct=2**63, total=-1))[4:],
+        protocol.encode(Progress(id=1, step=-1, steps=2**60, loss=0.0))[4:],
+    ],
+    ids=["text", "nested", "map", "bytes", "empty", "score", "progress"],
+)
+async def test_no_frame_whatever_is_in_it_is_worse_than_a_dead_learner(tmp_path: Path, body: bytes) -> None:
+    frame = len(body).to_bytes(4, "big") + body
+    config = fake(tmp_path, "frame")
+    config = dataclasses.replace(config, program=(*config.program, frame.hex()))
+    async with open_learner(config, print) as learner:
+        with pytest.raises(LearnerDied, match="not a reply"):
+            await learner.train(MANIFEST, b"base", DIGITS, SEED)
+        assert learner.pid is None
+
+
+REPLIES = st.sampled_from(
+    [
+        Ready(id=0, conforms=True, reason="", torch="0", device="cpu", backend="f64", threads=1,
+              walls=Walls(missing=("all",)), import_ms=0.0, check_ms=0.0),
+        Progress(id=1, step=1, steps=5, loss=0.5),
+        Done(id=1, elapsed_ms=1.0),
+        Scored(id=1, correct=1, total=2),
+        Failed(id=1, kind="state", message="no"),
+    ]
+)  # fmt: skip
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["type", "id", "walls"]), inner),
+)
+EDITS = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 3), st.binary(max_size=6)), max_size=4)
+
+
+def edited(reply: Reply, edits: list[tuple[int, int, bytes]]) -> bytes:
+    raw = msgspec.msgpack.encode(reply)
+    for at, cut, added in edits:
+        at %= len(raw) + 1
+        raw = raw[:at] + added + raw[at + cut :]
+    return raw
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=100) | TREES.map(msgspec.msgpack.encode) | st.builds(edited, REPLIES, EDITS))
+@example(b"\x91" * 60_000)
+@example(b"\xdd\xff\xff\xff\xff")
+@example(b"\x82\xa4type\xa5ready\xa5walls" + b"\x81\xa1z" * 20_000)
+@example(b"\x82\xa4type\xa5ready\xa5walls\x81\xa7missing\xdd\xff\xff\xff\xff")
+@example(b"\x81\xd9\x04\xff\xff\xff\xff\xa1x")
+def test_whatever_a_process_sends_is_a_reply_or_not_a_reply(body: bytes) -> None:
+    with suppress(learner_child.NotAReply):
+        assert isinstance(learner_child.decode_reply(body), Reply)
+
+
+async def test_a_learner_that_ends_in_the_middle_of_a_job_has_died_whatever_it_says_by_its_status(
+    tmp_path: Path,
+) -> None:
+    async with open_learner(fake(tmp_path, "quits"), print) as learner:
+        with pytest.raises(LearnerDied, match="exited with status 78"):
+            await learner.train(MANIFEST, b"base", DIGITS, SEED)
+        with trio.CancelScope() as scope:
+            await learner.train(MANIFEST, b"base", DIGITS, SEED, lambda _: scope.cancel())
+        assert scope.cancelled_caught
 
 
 async def test_a_learner_that_cannot_start_or_does_not_conform_says_so(tmp_path: Path) -> None:

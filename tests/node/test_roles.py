@@ -20,6 +20,7 @@ from node.roles.common import (
     ManifestRefused,
     SubmissionFailed,
     SubmitClose,
+    SubmitEnd,
     SubmitExpire,
     SubmitFinalise,
     TimeReached,
@@ -76,6 +77,38 @@ def test_a_worker_enrols_once_it_has_read_the_manifest() -> None:
 def test_a_worker_stays_away_from_a_job_whose_manifest_it_refuses() -> None:
     _, effects = play(worker.step, worker.WorkerState(NEWCOMER), at(job_of()), ManifestRefused(1, "no"), at(job_of()))
     assert not [e for e in effects if isinstance(e, worker.Enrol)]
+
+
+def test_a_worker_stays_away_from_jobs_that_are_past_their_deadline_or_ask_for_too_much() -> None:
+    late = ChainAdvanced(job_of(), TERMS.deadline + 1)
+    _, effects = play(worker.step, worker.WorkerState(NEWCOMER), late, READY)
+    assert not [e for e in effects if isinstance(e, worker.Enrol)]
+    poor = worker.WorkerState(NEWCOMER, deposit_stakes=4, deposit_max=4 * TERMS.stake - 1)
+    _, effects = play(worker.step, poor, at(job_of()), READY)
+    assert not [e for e in effects if isinstance(e, worker.Enrol)]
+
+
+def test_a_worker_has_a_manned_job_that_waits_draw_again() -> None:
+    _, effects = play(worker.step, worker.WorkerState(ME), at(job_of(b.JobWaiting(1, 3))), READY, at(job_of()))
+    assert effects.count(worker.Enrol(1, 0)) == 1
+
+
+def test_a_job_that_waits_past_its_deadline_is_ended_by_its_owner_and_later_by_anybody_in_it() -> None:
+    step, owner = learning_server.step, learning_server.ServerState(OWNER)
+    _, effects = play(step, owner, READY, ChainAdvanced(job_of(), TERMS.deadline + 2))
+    assert SubmitEnd(1) in effects
+    _, effects = play(worker.step, worker.WorkerState(ME), ChainAdvanced(job_of(), TERMS.deadline + 2))
+    assert SubmitEnd(1) not in effects
+    _, effects = play(worker.step, worker.WorkerState(ME), ChainAdvanced(job_of(), TERMS.deadline + TERMS.grace_s + 2))
+    assert SubmitEnd(1) in effects
+
+
+def test_a_failed_finalise_is_repeated_as_it_was() -> None:
+    state = learning_server.ServerState(OWNER, scores={GOOD: (95, 100)})
+    state, _ = play(learning_server.step, state, at(job_of(*DECIDED)), READY, learning_server.ModelReady(KEY))
+    failed = SubmissionFailed(SubmitFinalise(KEY, stop=True), "pool full")
+    _, effects = play(learning_server.step, state, failed, failed)
+    assert effects == [SubmitFinalise(KEY, stop=True)] * 2
 
 
 def test_a_worker_that_was_evicted_does_not_come_back_by_itself() -> None:

@@ -1,0 +1,116 @@
+"""A person's own CSV file, from README's commands to a model that plain numpy scores as the chain does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.local_network import Member
+from node.api import schema
+from tests.network.kit import LIMIT_S, Net, network
+
+pytestmark = pytest.mark.network
+ROOT = Path(__file__).parent.parent.parent
+SERVER = Member("one", ("validator", "learning_server"))
+WORKER = Member("worker", ("worker",))
+FLNODE = (sys.executable, "-P", "-m", "cli.main")
+FLOWERS = (ROOT / "docs" / "flowers.csv").read_text()
+
+class Person:
+    """Somebody at a shell, in a directory with README's names in it: `one` and `docs`."""
+
+    def __init__(self, folder: Path, net: Net) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "one").symlink_to(net.nodes["one"].config.directory)
+        (folder / "docs").symlink_to(ROOT / "docs")
+
+    def run(self, line: str) -> str:
+        """What a command prints; it has to succeed and to complain about nothing."""
+        program, *arguments = shlex.split(line)
+        command = {"flnode": FLNODE, "python": (sys.executable, "-I")}[program]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [*command, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S,
+            check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, ""), f"{line}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+def readme(language: str) -> str:
+    """The block in this language of README's section."""
+    section = (ROOT / "README.md").read_text().partition("## Train on your own data")[2].partition("\n## ")[0]
+    block = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    assert block is not None
+    return block[1]
+
+
+def walk_through() -> list[str]:
+    """The commands of README's section, for a job that is the network's first."""
+    return re.sub(r"(flnode job \w+) 2 ", r"\1 1 ", readme("sh")).splitlines()
+
+
+def test_readmes_commands_train_on_a_csv_file_and_numpy_alone_finds_the_same_score(tmp_path: Path) -> None:
+    with network(tmp_path / "net", (SERVER, WORKER)) as net:
+        net.start()
+        net.wait_connected("worker", validators=1)
+        person = Person(tmp_path / "person", net)
+        said = {line: person.run(line) for line in walk_through()}
+        detail = net.job("one", 1)
+        assert detail.end_reason == "finished"
+        score = next(text for line, text in said.items() if "score.py" in line)
+        correct, total = map(int, re.findall(r"exact (\d+) of (\d+)", score)[0])
+        assert correct / total == detail.accuracy[-1][1]
+        assert score == readme("text")  # training is exact: on every machine the same
+        rows = json.loads(person.run("flnode job predict 1 --data docs/flowers.csv --config one --json"))
+        truth = [line.rpartition(",")[2] for line in FLOWERS.splitlines()[1:]]
+        right = sum(row["name"] == kind for row, kind in zip(rows, truth, strict=True))
+        assert right > 0.7 * len(truth)
+        # Any node that is not the server has the model for the asking, from its peers, and the older ones too.
+        config = net.nodes["worker"].config.directory
+        person.run(f"flnode job model 1 --out same.safetensors --config {config}")
+        person.run(f"flnode job model 1 --round 2 --out second.npz --config {config}")
+        same = person.run("python docs/score.py same.safetensors flowers.npz").splitlines()
+        assert same == score.splitlines()[:2]  # and no third line: only a learning server keeps scores
+
+
+def test_a_job_over_a_dataset_that_nobody_has_waits_names_it_and_goes_on_when_it_comes(tmp_path: Path) -> None:
+    with network(tmp_path / "net", (SERVER, WORKER)) as net:
+        net.start("one")
+        net.wait_connected("one", validators=1)
+        person = Person(tmp_path / "person", net)
+        added = json.loads(person.run("flnode data add docs/flowers.csv --config one --json"))
+        person.run("flnode job new logistic --dataset flowers --slots 1 --rounds 1 --out job.toml --config one")
+        person.run("flnode job submit job.toml --config one")
+        net.terminate("one")
+        digest = added["digest"][2:]
+        (net.nodes["one"].config.blobs_path / "public" / digest[:2] / digest).unlink()
+        net.start("one", "worker")
+
+        def says(text: str | None) -> bool:
+            return text == f"dataset {added['cid']}: neither here nor at a connected peer"
+
+        def waits() -> bool:
+            status = net.status("worker")
+            return status is not None and says(status.waiting_for)
+
+        net.wait("the worker to look for the dataset", waits)
+        assert says(net.job("worker", 1).waiting_for)
+        assert net.job("one", 1).enrolled == 0
+        person.run("flnode job top-up 1 1 --config one")
+        assert net.job("one", 1).terms.rounds_max == 2
+        worker = net.call("worker", "fl_status", schema.Status)
+        person.run(f"flnode account send {worker.address} '2.5 flt' --config one")
+        account = json.loads(person.run("flnode account show --config one --json"))
+        assert int(account["balance_wei"]) < 998 * 10**18
+        person.run("flnode data add docs/flowers.csv --config one")
+        detail = net.wait_ended("one", 1)
+        assert (detail.end_reason, detail.rounds_settled) == ("finished", 2)
