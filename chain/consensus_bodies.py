@@ -15,7 +15,7 @@ from typing import Final
 
 from chain.types import Block
 
-BLOCKS_MAX: Final = 128  # bodies in memory; the shell serves older ones from its vote log
+BLOCKS_MAX: Final = 128  # bodies in memory, but for those that certified blocks need: see `evict`
 WANTED_MAX: Final = 64
 
 
@@ -43,6 +43,7 @@ class Bodies:
         self._source: dict[bytes, int | None] = {}
         self._suspects: dict[bytes, set[int | None]] = {}  # who supplied a body that was refused though notarised
         self._wanted: dict[bytes, _Want] = {}
+        self._fetched: set[bytes] = set()
         self._needed: set[bytes] = set()  # wants of the present step: the others have become pointless
 
     def lacking(self, digest: bytes) -> Block | bytes | None:
@@ -65,7 +66,8 @@ class Bodies:
     def add(self, block: Block, source: int | None) -> None:
         self.blocks.setdefault(block.digest, block)
         self._source.setdefault(block.digest, source)
-        self._wanted.pop(block.digest, None)
+        if self._wanted.pop(block.digest, None) is not None:
+            self._fetched.add(block.digest)
 
     def add_own(self, block: Block) -> None:
         self.add(block, None)
@@ -142,12 +144,19 @@ class Bodies:
         self._forget_orphans()
 
     def evict(self, protected: Collection[bytes]) -> None:
-        """Keep at most BLOCKS_MAX bodies, as far as those protected allow: the oldest views go first."""
+        """Keep at most BLOCKS_MAX bodies, as far as those protected allow: the newest views go first.
+
+        What stands just above the final block is executed and made final next; what is far from it can be fetched
+        when its turn comes. What was fetched stays: only certified blocks and their ancestors are, newest first, and
+        all of them are needed together to make the certified block final.
+        """
         excess = len(self.blocks) - BLOCKS_MAX
         if excess <= 0:
             return
-        oldest = sorted(self.blocks.values(), key=lambda block: block.view)
-        for block in [b for b in oldest if b.digest not in protected and b is not self.final][:excess]:
+        kept = {*protected, *self._fetched, self.final.digest}
+        spare = [block for block in self.blocks.values() if block.digest not in kept]
+        spare.sort(key=lambda block: block.view, reverse=True)
+        for block in spare[:excess]:
             del self.blocks[block.digest]
         self._forget_orphans()
 
@@ -155,5 +164,6 @@ class Bodies:
         self._executed &= self.blocks.keys()
         self._executed.add(self.final.digest)
         self._invalid &= self.blocks.keys()
+        self._fetched &= self.blocks.keys()
         self._checking = {digest: kind for digest, kind in self._checking.items() if digest in self.blocks}
         self._source = {digest: source for digest, source in self._source.items() if digest in self.blocks}

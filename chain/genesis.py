@@ -49,7 +49,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     timestamp: int  # of the genesis block, seconds since the epoch, UTC
     validators: tuple[ValidatorEntry, ...]  # a validator's index is its place here
     development: bool = False
-    gas_limit: int = 15_000_000  # of a block
+    gas_limit: int = 10_000_000  # of a block
     base_fee_wei: int = 7
     block_delay_s: float = 0.2  # lower bound of consensus' delay estimate
     time_drift_s: float = 15.0  # a block's time may differ by so much from a voter's clock

@@ -24,6 +24,9 @@ from chain.types import Block, Certificate, ChainError, Head, Log
 At: TypeAlias = "int | bytes | None"
 TopicFilter: TypeAlias = "Sequence[bytes | Collection[bytes] | None]"
 LOGS_MAX: Final = 10_000
+ANSWER_BYTES_MAX: Final = (4 << 20) - (64 << 10)  # of blocks_from: a message carries 4 MiB, with some words around them
+_FRAME_BYTES: Final = 256  # around a block and its certificate on the wire
+_SIGNATURE_BYTES: Final = 72  # with its signer's index
 NO_ADDRESS: Final = bytes(20)
 _StoredReceipt: TypeAlias = tuple[bytes, bool, int, int, tuple[tuple[bytes, tuple[bytes, ...], bytes], ...]]
 
@@ -142,20 +145,26 @@ class ChainReads:
         return None if payload is None else rules.block_of(evm.decode_header(payload), payload)
 
     def blocks_from(self, number: int, count: int, bytes_max: int) -> list[tuple[Block, Certificate | None]]:
-        """Finalised blocks from `number` on, ending with a certified one where the limits allow; at least one block."""
+        """Finalised blocks from `number` on, as many as `bytes_max` allows and ending with a certified one.
+
+        Blocks that became final together are of no use without the certificate of their last one: only `count` and
+        ANSWER_BYTES_MAX cut these short, and then the last block comes without.
+        """
         found: list[tuple[Block, Certificate | None]] = []
-        size = 0
+        size, proven = 0, 0
         for height in range(max(number, 1), min(number + count, self._final.block_number + 1)):
             digest = self._store.digest_at(height)
             block = None if digest is None else self.finalised_block(digest)
             if block is None:
                 raise StoreError(f"the chain database lacks block {height}")
-            size += len(block.payload)
-            if found and size > bytes_max:
+            certificate = self._store.certificate(height)
+            size += len(block.payload) + _FRAME_BYTES
+            size += 0 if certificate is None else len(certificate.signatures) * _SIGNATURE_BYTES
+            if found and size > (min(bytes_max, ANSWER_BYTES_MAX) if proven else ANSWER_BYTES_MAX):
                 break
-            found.append((block, self._store.certificate(height)))
-        proven = max((index for index, (_, proof) in enumerate(found) if proof is not None), default=len(found) - 1)
-        return found[: proven + 1]
+            found.append((block, certificate))
+            proven = proven if certificate is None else len(found)
+        return found[: proven or len(found)]
 
     def block(self, at: At = None) -> BlockView:
         """Raises UnknownBlock."""

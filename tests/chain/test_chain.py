@@ -173,7 +173,7 @@ def test_a_seal_has_one_form_only(chain: Chain, other: Chain) -> None:
         ({"receipt_root": b"\x01" * 32}, "receipt root"),
         ({"gas_used": 5}, "gas used"),
         ({"bloom": 1}, "bloom"),
-        ({"gas_limit": 15_000_001}, "a constant field"),
+        ({"gas_limit": 10_000_001}, "a constant field"),
         ({"base_fee_per_gas": 8}, "a constant field"),
         ({"difficulty": 1}, "a constant field"),
         ({"mix_hash": b"\x01" * 32}, "a constant field"),
@@ -228,7 +228,7 @@ def test_a_block_with_a_transaction_that_cannot_stand_in_it_is_refused(chain: Ch
         ((decoded.transactions[0], decoded.transactions[0]), "transaction 1: nonce 0"),
         ((b"\x02",), "transaction 0: malformed"),
         ((sign(0, 0, COUNTER, value=RICH),), "transaction 0: balance"),
-        ((sign(0, 0, COUNTER), sign(1, 0, COUNTER, gas=14_960_000)), "transaction 1: no gas left"),
+        ((sign(0, 0, COUNTER), sign(1, 0, COUNTER, gas=9_960_000)), "transaction 1: no gas left"),
         ((sign(1, 0, COUNTER),), "transaction root"),
         ((sign(0, 0, COUNTER),) * 800, "too many transactions"),
     ):

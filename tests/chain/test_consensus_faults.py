@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain import consensus
-from chain.consensus_bodies import BLOCKS_MAX
+from chain.consensus_bodies import BLOCKS_MAX, Bodies
 from chain.consensus_types import CERTIFICATES_ANSWERED_MAX, CERTIFICATES_MAX
 from chain.consensus_votes import VIEWS_AHEAD_MAX
 from chain.types import Block, Vote
@@ -170,6 +170,32 @@ def test_at_most_so_many_bodies_are_kept() -> None:
         node.tell(certificate(view, TIMEOUT))
     assert len(node.machine.blocks) <= BLOCKS_MAX
     assert GENESIS.digest in node.machine.blocks
+
+
+def test_of_too_many_bodies_those_farthest_from_the_final_block_go() -> None:
+    bodies = Bodies(GENESIS, (), sources_max=2)
+    proposals = [make_block(view, GENESIS, b"") for view in range(1, BLOCKS_MAX + 20)]
+    for block in [*proposals[::2], *proposals[1::2]]:
+        bodies.add(block, 1)
+    notarised = proposals[-1]
+    bodies.evict({notarised.digest})
+    assert set(bodies.blocks) == {block.digest for block in (GENESIS, *proposals[: BLOCKS_MAX - 2], notarised)}
+
+
+def test_a_certified_block_far_above_the_final_one_is_reached_however_many_bodies_that_takes() -> None:
+    chain = [make_block(1, GENESIS, b"")]
+    while len(chain) < 2 * BLOCKS_MAX:
+        chain.append(make_block(len(chain) + 1, chain[-1], b""))
+    bodies = {block.digest: block for block in chain}
+    node = Node().tell(certificate(len(chain), FINALISE, chain[-1].digest))
+    for _ in chain:
+        (want,) = node.sent(consensus.WantBlock)
+        node.receive(1, consensus.HaveBlock(bodies[want.digest]))
+    for block in chain:
+        assert node.all(consensus.CheckBlock) == [consensus.CheckBlock(block, True)]
+        node.feed(consensus.Checked(block.digest, True))
+    assert node.all(consensus.Finalised)[0].blocks == tuple(chain)
+    assert set(node.machine.blocks) == {chain[-1].digest}
 
 
 # ---- catching up ----------------------------------------------------------------------------------------------------

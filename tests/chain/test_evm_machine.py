@@ -161,7 +161,7 @@ def test_a_code_is_looked_through_once_however_often_it_is_called() -> None:
 
 # -- storage ---------------------------------------------------------------------------------------------------------
 
-ADDRESSES = [bytes([index]) * 20 for index in range(1, 5)]
+ADDRESSES: list[Any] = [bytes([index]) * 20 for index in range(1, 5)]
 
 
 def mingle(choose: random.Random, databases: list[AccountDB], depth: int) -> None:
@@ -219,12 +219,13 @@ def test_a_call_costs_no_time_for_contracts_that_were_written_to_before(monkeypa
     monkeypatch.setattr(AccountStorageDB, "record", counted)
     accounts = Accounts(AtomicDB(), BLANK_ROOT_HASH)
     outer = accounts.record()
-    for index in range(100):
-        accounts.set_storage(index.to_bytes(20, "big"), 0, 1)
+    contracts: list[Any] = [index.to_bytes(20, "big") for index in range(100)]
+    for contract in contracts:
+        accounts.set_storage(contract, 0, 1)
     assert told == 100
     for _ in range(100):
         accounts.commit(accounts.record())
         accounts.discard(accounts.record())
     assert told == 100
     accounts.discard(outer)
-    assert accounts.get_storage(bytes(20), 0) == 0
+    assert accounts.get_storage(contracts[0], 0) == 0

@@ -35,7 +35,7 @@ def test_a_network_file_is_parsed_with_its_defaults() -> None:
     assert network.validator_addresses[0] == bytes(19) + b"\x01"
     assert network.validators[1].p2p is None
     assert network.balances == {bytes(19) + b"\xaa": 10**18}
-    assert (network.gas_limit, network.base_fee_wei, network.development) == (15_000_000, 7, False)
+    assert (network.gas_limit, network.base_fee_wei, network.development) == (10_000_000, 7, False)
     assert network.bootstrap_addresses == ("/ip4/127.0.0.1/tcp/9000/p2p/12D3",)
 
 

@@ -10,10 +10,12 @@ from eth_hash.auto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chain import reads
 from chain.chain import Chain, TooManyLogs, UnknownBlock
 from chain.evm import ExecutionFailed, Reverted
 from chain.header import address_of_secret
-from chain.types import Log
+from chain.messages import encode_block
+from chain.types import Block, Certificate, Log
 from tests.chain.chain_kit import (
     ADDRESSES,
     CLOCK,
@@ -108,7 +110,7 @@ def test_a_block_is_found_by_number_and_by_digest(told: tuple[Chain, list[Log]])
     assert view.head.timestamp == NOW + 7 == chain.timestamp(7)
     assert view.proposer == address_of_secret(VALIDATORS[3])
     assert view.gas_used == sum(receipt.gas_used for receipt in chain.receipts(7))
-    assert (len(view.transactions), len(view.bloom), view.gas_limit, view.base_fee_wei) == (3, 256, 15_000_000, 7)
+    assert (len(view.transactions), len(view.bloom), view.gas_limit, view.base_fee_wei) == (3, 256, 10_000_000, 7)
     assert chain.block().head == chain.finalised
     assert chain.block(0).head.digest == chain.genesis_digest
     for unknown in (9, -1, bytes(32)):
@@ -158,6 +160,48 @@ def test_a_created_contract_is_named_by_its_creator_and_nonce(tmp_path: Path) ->
     assert receipt.fields.to is None
     assert receipt.fields.contract == generate_contract_address(ADDRESSES[0], 0)
     assert chain.code(receipt.fields.contract) == b"\xfe"
+
+
+# -- serving others --------------------------------------------------------------------------------------------------
+
+
+def test_blocks_that_became_final_together_are_served_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = open_chain(tmp_path)
+    extend(chain)
+    together = [build(chain, chain.finalised.digest, 2)]
+    for view in (3, 4):
+        together.append(build(chain, together[-1].digest, view))
+    finalise(chain, *together)
+    extend(chain)
+    assert heights(chain.blocks_from(1, 100, 1)) == [1]
+    assert heights(chain.blocks_from(2, 100, 1)) == [2, 3, 4]
+    assert heights(chain.blocks_from(2, 100, 1 << 20)) == [2, 3, 4, 5]
+    assert [proof is not None for _, proof in chain.blocks_from(2, 100, 1)] == [False, False, True]
+    assert heights(chain.blocks_from(2, 2, 1)) == [2, 3]
+    monkeypatch.setattr(reads, "ANSWER_BYTES_MAX", 1)
+    assert heights(chain.blocks_from(2, 100, 1)) == [2]
+
+
+def test_no_answer_is_larger_than_a_message(tmp_path: Path) -> None:
+    chain = open_chain(tmp_path)
+    full, tip = [], chain.finalised.digest
+    for view in range(1, 7):
+        sent = [tx(chain, 0, (view - 1) * 17 + n, data=bytes(60_000), gas=300_000) for n in range(17)]
+        full.append(build(chain, tip, view, sent))
+        tip = full[-1].digest
+    assert all(len(block.payload) > 1_000_000 for block in full)
+    finalise(chain, *full[:3])
+    served = chain.blocks_from(1, 100, 900_000)
+    assert heights(served) == [1, 2, 3]
+    assert served[-1][1] is not None
+    finalise(chain, *full[3:])
+    assert heights(chain.blocks_from(1, 100, 7 << 20)) == [1, 2, 3]
+    assert heights(chain.blocks_from(4, 100, 900_000)) == [4, 5, 6]
+    assert sum(len(encode_block(block)) for block, _ in served) < reads.ANSWER_BYTES_MAX < 4 << 20
+
+
+def heights(served: list[tuple[Block, Certificate | None]]) -> list[int]:
+    return [block.height for block, _ in served]
 
 
 # -- state -----------------------------------------------------------------------------------------------------------
@@ -210,7 +254,7 @@ def test_a_call_has_no_more_gas_than_a_block(told: tuple[Chain, list[Log]]) -> N
         chain.call(FURNACE, gas=60_000)
     with pytest.raises(ExecutionFailed, match="below the least"):
         chain.call(CLOCK, gas=100)
-    assert chain._gas(10**12) == 15_000_000
+    assert chain._gas(10**12) == 10_000_000
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from chain.contracts.views import Query
 from chain.types import Log
 
 CHAIN_ID = 1337
-BLOCK_GAS = 15_000_000
+BLOCK_GAS = 10_000_000  # the default of a network file
 WEALTH = 10**36
 CODE_MAX = 24_576  # EIP-170
 

@@ -20,7 +20,7 @@ from chain.contracts.calls import Call
 from chain.contracts.events import Terms
 from chain.masking import SECP256K1_ORDER
 from tests.contracts.evm_harness import CHAIN_ID, WEALTH, Evm, Reverted
-from tests.contracts.model import Model, Refused
+from tests.contracts.model import UPDATE_SIZE_MAX, Model, Refused
 from tests.contracts.world import BAD, BASE, GOOD, KEYS, MANIFEST, NOW, OWNER, SEED, STRANGER, WORKERS, secrets
 
 TERMS = Terms(

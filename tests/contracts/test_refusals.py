@@ -15,6 +15,8 @@ from chain.contracts import FINDER
 from chain.contracts import bindings as b
 from chain.contracts.calls import Call
 from chain.contracts.events import Terms
+from learner.canonical import STATE_BYTES_MAX
+from tests.contracts import model
 from tests.contracts.evm_harness import Reverted
 from tests.contracts.world import (
     BASE,
@@ -460,6 +462,13 @@ def test_a_call_that_breaks_a_rule_reverts_with_its_reason(reason: str, story: R
         story(world)
     assert refused.value.reason == reason
     world.books()
+
+
+def test_the_largest_update_is_the_largest_state_that_a_learner_takes() -> None:
+    World().do(OWNER, b.post(MANIFEST, BASE, STATE_BYTES_MAX, SEED, TERMS))
+    with pytest.raises(Reverted, match="update size out of range"):
+        World().do(OWNER, b.post(MANIFEST, BASE, STATE_BYTES_MAX + 1, SEED, TERMS))
+    assert STATE_BYTES_MAX == model.UPDATE_SIZE_MAX
 
 
 def test_every_revert_string_of_the_contracts_has_its_story() -> None:

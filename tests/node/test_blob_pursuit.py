@@ -26,7 +26,7 @@ from node.blob_store import BlobStore
 from node.blobs import BlobExchange, BlobTooLarge, BlobUnavailable
 from node.p2p.config import P2PConfig
 from node.p2p.types import RequestFailed
-from node.unixfs import LEAF_BYTES, digest_of, layout
+from node.unixfs import LEAF_BYTES, Layout, digest_of, layout
 
 Behaviour = Callable[[Any], Awaitable[list[bytes]]]  # of a peer: request -> frames
 HOUR_S = 3600.0
@@ -43,6 +43,16 @@ class Frames:
         frame = self._frames.pop(0) if self._frames else None
         assert frame is None or len(frame) <= size_max
         return frame
+
+
+class Replies:
+    """What requests.Replier is to who answers."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    async def send(self, frame: bytes) -> None:
+        self.sent.append(frame)
 
 
 class Peers:
@@ -118,10 +128,11 @@ def digest(number: int) -> bytes:
     return hashlib.sha256(b"nobody has %d" % number).digest()
 
 
+Run = Callable[[Peers], Awaitable[BlobExchange]]
+
+
 @pytest.fixture
-async def run(
-    tmp_path: Path, autojump_clock: Clock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Peers], Awaitable[BlobExchange]]:
+async def run(tmp_path: Path, autojump_clock: Clock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(blob_pursuit, "_IN_THREAD_BYTES", 1 << 40)  # threads know nothing of the virtual clock
 
     async def start(peers: Peers) -> BlobExchange:
@@ -130,9 +141,6 @@ async def run(
         return exchange
 
     return start
-
-
-Run = Callable[[Peers], Awaitable[BlobExchange]]
 
 
 # ---- how often -------------------------------------------------------------------------------------------------------
@@ -223,10 +231,12 @@ async def test_only_so_many_fetches_ask_at_a_time_the_oldest_first_and_each_has_
             nursery.start_soon(exchange.fetch, each, 100)
             await trio.testing.wait_all_tasks_blocked()
         assert [wanted.digest for _, peer, wanted in peers.asked if peer == "a"] == digests[:3]
-        await trio.sleep(30)
+        await trio.sleep(10)  # what a peer may take for one answer is 5 seconds
         assert peers.most_open <= 3
         nursery.cancel_scope.cancel()
-    assert list(dict.fromkeys(wanted.digest for _, _, wanted in peers.asked)) == digests
+    order = list(dict.fromkeys(wanted.digest for _, _, wanted in peers.asked))
+    for three in range(0, 12, 3):  # which come at the same moment
+        assert set(order[three : three + 3]) == set(digests[three : three + 3])
 
 
 async def test_a_crowd_of_blobs_that_nobody_has_keeps_no_other_from_being_found(
@@ -239,9 +249,8 @@ async def test_a_crowd_of_blobs_that_nobody_has_keeps_no_other_from_being_found(
         for number in range(200):
             nursery.start_soon(exchange.fetch, digest(number), 100)
         await trio.sleep(HOUR_S)
-        before, began = len(peers.asked), trio.current_time()
-        await exchange.fetch(digest_of(b"wanted"), 100)
-        assert trio.current_time() - began < 1
+        before = len(peers.asked)
+        await exchange.fetch(digest_of(b"wanted"), 100, deadline_s=1)
         await trio.sleep(600)
         assert len(peers.asked) - before < 600 / 15 * 4 * 1.5 + 10  # as 4 fetches would ask
         nursery.cancel_scope.cancel()
@@ -288,9 +297,7 @@ async def test_large_blobs_take_turns_within_the_budget_and_small_ones_pass(auto
             nursery.start_soon(exchange.fetch, digest_of(data), math.inf)
         await trio.sleep(10)
         assert 3 * MIB < room.used <= 6 * MIB  # one has room, the others wait without a place
-        began = trio.current_time()
-        assert await exchange.fetch(digest_of(small), 100) == small
-        assert trio.current_time() - began < 1
+        assert await exchange.fetch(digest_of(small), 100, deadline_s=1) == small
         peers.behaviours["a"] = has(*large)
         while exchange._fetches:
             assert room.used <= 6 * MIB
@@ -310,9 +317,7 @@ async def test_a_blob_that_is_offered_and_never_delivered_costs_the_others_a_whi
         nursery.start_soon(exchange.fetch, digest_of(bait), math.inf)
         await trio.sleep(1)
         peers.connect("good", has(honest))
-        began = trio.current_time()
-        assert await exchange.fetch(digest_of(honest), math.inf) == honest
-        assert trio.current_time() - began < LEASE_S + 20
+        assert await exchange.fetch(digest_of(honest), math.inf, deadline_s=LEASE_S + 20) == honest
         peers.connect("good", has(bait))
     assert exchange.store.has(digest_of(bait))
 
@@ -326,19 +331,40 @@ async def test_what_is_fetched_for_peers_is_smaller_and_takes_no_room_from_ours(
     peers.connect("asker", lacks)
     exchange = await run(peers)
 
-    class Reply:
-        def __init__(self) -> None:
-            self.sent: list[bytes] = []
-
-        async def send(self, frame: bytes) -> None:
-            self.sent.append(frame)
-
     for data in (fits, above):
-        reply: Any = Reply()
-        await exchange._answer("asker", msgspec.msgpack.encode(Want(digest_of(data), 1, 1 << 30)), reply)
+        reply = Replies()
+        await exchange._answer("asker", msgspec.msgpack.encode(Want(digest_of(data), 1, 1 << 30)), reply)  # type: ignore[arg-type]
     assert exchange.store.has(digest_of(fits))
     assert not exchange.store.has(digest_of(above))
     assert reply.sent == [NOT_HERE]
+
+
+async def test_blobs_for_peers_wait_for_each_other_and_one_that_is_wanted_here_too_waits_with_ours(
+    autojump_clock: Clock, run: Run
+) -> None:
+    peers = Peers(blob_fetch_bytes_max=8 * MIB)
+    relayed, own = blobs(3, MIB // 2), pattern(MIB // 2)
+    peers.connect("bad", has(*relayed, stalls=True))
+    peers.connect("good", has(own))
+    exchange = await run(peers)
+
+    def granted() -> list[bool]:
+        claims = [exchange._fetches[digest_of(data), None].claim for data in relayed]
+        return [claim is not None and claim.granted.is_set() for claim in claims]
+
+    async with trio.open_nursery() as nursery:
+        for number, data in enumerate(relayed):
+            want = msgspec.msgpack.encode(Want(digest_of(data), 1, MIB))
+            nursery.start_soon(exchange._answer, f"asker {number}", want, None)
+            await trio.sleep(0.1)
+        assert granted() == [True, False, False]
+        nursery.start_soon(exchange.fetch, digest_of(relayed[2]), math.inf)
+        await trio.sleep(0.1)
+        assert granted() == [True, False, True]
+        assert await exchange.fetch(digest_of(own), math.inf, deadline_s=1) == own
+        nursery.cancel_scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert exchange._pursuit.room.used == 0
 
 
 async def test_a_fetch_that_waits_for_its_turn_sees_what_is_put_here(autojump_clock: Clock, run: Run) -> None:
@@ -356,18 +382,14 @@ async def test_a_fetch_that_waits_for_its_turn_sees_what_is_put_here(autojump_cl
         nursery.cancel_scope.cancel()
 
 
-async def test_an_announced_size_that_nothing_could_hold_is_a_fault_and_a_large_one_is_proven(
-    autojump_clock: Clock, run: Run
-) -> None:
+async def test_a_size_far_above_the_limit_is_proven_and_nothing_is_loaded(autojump_clock: Clock, run: Run) -> None:
     peers = Peers()
-    huge = b"".join(hashlib.sha256(bytes([0])).digest() for _ in range(4000))
-    size = 4000 * LEAF_BYTES
-    name = layout(b"").__class__(size, tuple(huge[at : at + 32] for at in range(0, len(huge), 32))).digest
+    huge = Layout(4000 * LEAF_BYTES, (bytes(32),) * 4000)
 
     async def offers(_wanted: object) -> list[bytes]:
-        return [msgspec.msgpack.encode((size,)), huge]
+        return [msgspec.msgpack.encode((huge.size,)), b"".join(huge.leaves)]
 
     peers.connect("a", offers)
     exchange = await run(peers)
-    with pytest.raises(BlobTooLarge, match=f"{size} bytes"):
-        await exchange.fetch(name, MIB)
+    with pytest.raises(BlobTooLarge, match=f"{huge.size} bytes"):
+        await exchange.fetch(huge.digest, MIB)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from node.p2p.events import EventQueue
 from node.p2p.types import Event, GossipReceived, MessageReceived, PeerConnected, PeerLost
@@ -198,3 +202,43 @@ async def test_gossip_never_takes_the_room_of_prioritised_peers() -> None:
     assert [queue.offer(GossipReceived("v", "topic", b"x", "b"), 0.5) for _ in range(3)] == [True, True, False]
     await queue.put(message("v"))
     assert isinstance(await queue.receive(), MessageReceived)
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["say", "lose", "first", "take", "take"]), st.sampled_from("abc")))
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS, st.integers(1, 6))
+def test_whatever_happens_nothing_is_lost_and_each_peer_is_heard_in_order(
+    steps: list[tuple[str, str]], count_max: int
+) -> None:
+    async def run() -> None:
+        queue = EventQueue(count_max, 1000)
+        said, heard, busy = defaultdict[str, list[Event]](list), defaultdict[str, list[Event]](list), set[str]()
+
+        async def put(event: Event) -> None:
+            await queue.put(event)
+            busy.discard(event.peer)
+
+        async def take() -> None:
+            event = await queue.receive()
+            heard[event.peer].append(event)
+            await trio.testing.wait_all_tasks_blocked()
+
+        async with trio.open_nursery() as nursery:
+            for number, (action, peer) in enumerate(steps):
+                if action == "first":
+                    queue.prioritise(peer)
+                elif action == "take":
+                    if len(queue):
+                        await take()
+                elif peer not in busy:  # a peer's session says one thing after the other
+                    busy.add(peer)
+                    said[peer].append(message(peer, kind=str(number)) if action == "say" else PeerLost(peer, ""))
+                    nursery.start_soon(put, said[peer][-1])
+                    await trio.testing.wait_all_tasks_blocked()
+            while len(queue):
+                await take()
+        assert heard == said
+
+    trio.run(run)

@@ -242,6 +242,20 @@ async def test_peers_are_listed_with_their_traffic() -> None:
         assert info.connected_since_s > 0
 
 
+async def test_a_prioritised_peer_is_heard_before_all_that_another_has_sent() -> None:
+    async with nodes({}, {"to": [0]}, {"to": [0]}) as (one, validator, stranger):
+        one.network.prioritise(validator.peer)
+        for number in range(50):
+            assert stranger.network.send(one.peer, "noise", b"%d" % number)
+        with trio.fail_after(PATIENCE_S):
+            while len(one.network.events) < 50:
+                await trio.lowlevel.checkpoint()
+            assert validator.network.send(one.peer, "vote", b"")
+            while len(one.network.events) < 51:
+                await trio.lowlevel.checkpoint()
+            assert await one.network.events.receive() == MessageReceived(validator.peer, "vote", b"")
+
+
 async def test_when_the_network_ends_so_do_its_events() -> None:
     async with trio.open_nursery() as nursery:
         one = await start(nursery, key(1))
