@@ -31,7 +31,12 @@ SHOWN_MAX = 12
 
 @click.group()
 def data() -> None:
-    """Datasets: turn a file of yours into one, and see which there are."""
+    """Datasets: turn a file of yours into one, and see which there are.
+
+    \b
+    flnode data add flowers.csv --config ~/mynode
+    flnode data list --config ~/mynode
+    """
 
 
 @data.command()

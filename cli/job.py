@@ -26,7 +26,13 @@ job_id = click.argument("job", metavar="ID", type=click.IntRange(min=1))
 
 @click.group()
 def job() -> None:
-    """Training jobs: post one, look at one, follow one, end one, get its model."""
+    """Training jobs: post one, look at one, follow one, end one, get its model.
+
+    \b
+    flnode job new digits
+    flnode job submit digits.toml --config ~/mynode
+    flnode job watch 1 --config ~/mynode
+    """
 
 
 for each_command in (new, model, predict):

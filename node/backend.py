@@ -21,11 +21,12 @@ from node import job_screen
 from node.account import Account, QueueFull, Receipt, TransactionFailed
 from node.api import schema
 from node.api.backend import BackendError, NotFound
-from node.blobs import BlobError, BlobStore
+from node.blobs import BlobError, BlobStore, BlobStoreFull
 from node.config import Config
 from node.datasets import Datasets
 from node.feed import Feed
 from node.jobs import JobView
+from node.learner_pool import LearnerError
 from node.ledger import Ledger
 from node.link import Link
 from node.models import Models
@@ -186,10 +187,14 @@ class NodeBackend:
             raise BackendError("with auto_finalise no round can be scored before it ends: leave one of the two out")
         if (balance := self.chain.balance(self.account_queue.address)) < terms.escrow:
             raise BackendError(
-                f"the escrow is {terms.escrow} wei (reward x slots x rounds); the account has {balance} wei"
+                f"the escrow, reward x slots x rounds_max, is {terms.escrow} wei, and the account has {balance} wei: "
+                "lower one of the three in the job file, or send coins to the account"
             )
-        base = self.blobs.put(await learner.init(manifest), public=True)
-        digest = self.blobs.put(manifest.encode(), public=True)
+        try:
+            base = self.blobs.put(await learner.init(manifest), public=True)
+            digest = self.blobs.put(manifest.encode(), public=True)
+        except (LearnerError, BlobStoreFull) as error:
+            raise BackendError(str(error)) from None
         seed = hashlib.sha256(b"flnode/batches/1" + manifest.init_seed).digest()
         call = b.post(digest, base, manifest.update_size(), seed, terms)
         return await self._send(f"post {digest.hex()} {time.time_ns()}", call, wait_s)
