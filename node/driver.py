@@ -49,7 +49,6 @@ async def drive(
     events: trio.MemoryReceiveChannel[Any],
     feed: trio.MemorySendChannel[Any],
     perform: Perform,
-    on_state: Callable[[State], None] = lambda state: None,
 ) -> None:
     """Drive one machine for as long as events come.
 
@@ -66,7 +65,6 @@ async def drive(
     async with trio.open_nursery() as effects_nursery:
         async for event in events:
             state, effects = step(state, event)
-            on_state(state)
             for effect in effects:
                 log.debug("effect.requested", role=name, effect=type(effect).__name__)
                 effects_nursery.start_soon(carry_out, effect)

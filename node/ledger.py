@@ -316,9 +316,7 @@ class Ledger:
                 if (transaction := self.mempool.get(digest)) is not None:
                     self.mempool.set_nonce(transaction.sender, transaction.nonce + 1)
             for claim in self.chain.claims(block.head.digest):
-                self._attested.forget(
-                    claims.claim_digest(claim, self.chain.network.chain_id, self.chain.genesis_digest)
-                )
+                self._attested.forget(self.chain.claim_digest(claim))
             log.info("block.finalised", number=block.head.number, view=block.head.view, txs=len(block.transactions))
         head = blocks[-1].head
         self._sync.advance(head.number, self._now)

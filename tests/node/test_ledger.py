@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,23 @@ def test_a_claim_waits_for_its_quorum_and_holds_up_nobody_else(world: World) -> 
     assert {chain.nonce(ADDRESSES[1]) for chain in chains} == {1}
 
 
+def test_nobody_votes_for_a_block_whose_claim_lacks_its_attestations(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """validator-1 lies: it builds as if every claim were attested, and puts nothing beside its blocks."""
+    liar = world.members["validator-1"].ledger
+    monkeypatch.setattr(liar._attested, "quorum", lambda _claim: True)
+    monkeypatch.setattr(liar._attested, "beside", lambda _claims: ())
+    liar.submit(sign(1, 0, LOGGER, data=CLAIMED), world.now)
+    world.run(30)
+    chains = [member.ledger.chain for member in world.members.values()]
+    assert {chain.nonce(ADDRESSES[1]) for chain in chains} == {0}
+    world.members["validator-0"].ledger.submit(transfer(), world.now)
+    world.run(30)
+    assert {chain.nonce(ADDRESSES[0]) for chain in chains} == {1}
+    assert {chain.nonce(ADDRESSES[1]) for chain in chains} == {0}
+
+
 def test_a_refused_claim_frees_its_sender_also_when_the_news_was_lost(world: World) -> None:
     sender = world.add("sender")
     raw = sign(1, 0, LOGGER, data=CLAIMED)
@@ -138,6 +156,19 @@ def test_blocks_that_were_not_asked_for_or_are_not_proven_change_nothing(world: 
     late.ledger.receive("validator-0", 0, wire.BLOCKS, unproven, world.now)
     assert late.height == 0
     assert late.wire.faults
+    world.run(1.5)
+    assert late.height == 1
+
+    fooled = world.add("fooled")
+    world.run(0.015)
+    asked = fooled.ledger._sync.asked
+    assert asked is not None
+    voters = tuple((voter, proof.signatures[0][1]) for voter, _ in proof.signatures)
+    forged = messages.encode_certificate(replace(proof, signatures=voters))
+    source = asked.peer, world.index_of(asked.peer)
+    fooled.ledger.receive(*source, wire.BLOCKS, wire.encode(wire.Blocks(1, ((raw, forged),))), world.now)
+    assert fooled.height == 0
+    assert fooled.wire.dropped
     world.run(10)
     assert late.height == 1
 
