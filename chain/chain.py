@@ -2,6 +2,9 @@
 
     build / add ──> overlay (in memory, a tree above the finalised head) ──finalise──> disk, one transaction
 
+What takes long is handed out as a job: a function that touches nothing of the chain's that may change, so that it can
+run in another thread. `adding`, `evaluating` and `closing` make jobs, `keep` takes in what they give.
+
 A block is checked in this order, so that little is spent on what a stranger sends: size and form; the digests and
 numbers it claims; the proposer's signature; its parent; its header against the parent's; and only then its execution,
 whose header must come out equal bit by bit. Consensus decides what is final; nothing here votes.
@@ -9,17 +12,20 @@ whose header must come out equal bit by bit. Consensus decides what is final; no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from chain import evm
 from chain import header as rules
+from chain.epochs import Epochs, UnknownEpoch
 from chain.evm import Account, Header
 from chain.genesis import Network
 from chain.overlay import Executed
 from chain.reads import ChainReads, TooManyLogs, UnknownBlock, encode_receipts, logs_of
 from chain.store import OtherNetwork, Store, StoredBlock, StoreError
+from chain.system import System, genesis_system
 from chain.types import (
     Attestation,
     Block,
@@ -33,19 +39,22 @@ from chain.types import (
     UnknownParent,
 )
 
-__all__ = ["Chain", "FinalisedBlock", "Selection", "TooManyLogs", "UnknownBlock"]
+__all__ = ["Chain", "Evaluation", "FinalisedBlock", "TooManyLogs", "UnknownBlock"]
 
 _HEADER_BYTES: Final = 1024  # room for header and list prefixes within a block's bytes
-ClaimOf = Callable[[Log], Claim | None]
-ClaimDigest = Callable[[Claim, int, bytes], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """What of the pool can stand in a block on a given parent."""
+class Evaluation:
+    """What of the pool can stand in a block on a given parent, executed already.
 
+    `unattested` holds (claim without a quorum, hash of the transaction that logs it).
+    """
+
+    parent: bytes
     ready: tuple[Transaction, ...]
-    unattested: tuple[tuple[Claim, bytes], ...]  # (claim without a quorum, hash of the transaction that logs it)
+    unattested: tuple[tuple[Claim, bytes], ...]
+    execution: evm.Execution
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +73,19 @@ class Chain(ChainReads):
         self,
         store: Store,
         network: Network,
-        genesis_accounts: Mapping[bytes, Account] | None = None,
-        claim_of: ClaimOf | None = None,
-        claim_digest: ClaimDigest | None = None,
+        system: System | None = None,
     ) -> None:
         """
         Args:
-            genesis_accounts: code and storage placed at genesis; the network's own contracts by default.
-            claim_of: what a log states about blobs, if anything; the contracts' bindings by default.
-            claim_digest: what attestations sign, of (claim, chain id, genesis digest); claims.claim_digest by default.
+            system: the contracts of genesis; those of chain/contracts by default.
 
         Raises:
             StoreError: the database is damaged or belongs to another network.
         """
         super().__init__(store, network)
-        self._claim_of = _default_claim_of() if claim_of is None else claim_of
-        self._digest_of = _default_claim_digest() if claim_digest is None else claim_digest
-        self.genesis_digest = self._open(_default_accounts() if genesis_accounts is None else genesis_accounts)
+        self._system = genesis_system() if system is None else system
+        self.genesis_digest = self._open(self._system.accounts(network))
+        self.epochs = Epochs(network, store.epochs())
         finalised = store.finalised()
         payload = None if finalised is None else store.block(finalised)
         if payload is None:
@@ -112,24 +117,35 @@ class Chain(ChainReads):
         """
         return evm.describe(self._codec.transaction(raw), raw)
 
-    def select(
-        self, parent: bytes, transactions: Iterable[Transaction], attested: Callable[[bytes], bool], now: int
-    ) -> Selection:
-        """Execute candidates, in their order, as a block on `parent` at time `now` would.
+    def evaluating(
+        self,
+        parent: bytes,
+        transactions: Iterable[Transaction],
+        now: int,
+        coinbase: bytes,
+        attested: Container[bytes] | None = None,
+    ) -> Callable[[], Evaluation]:
+        """The job of executing candidates, in their order, as a block on `parent` at time `now` by `coinbase` does.
 
-        Left out without further word: what is invalid there as yet (nonce, balance) and what no longer fits into the
-        block. Left out and reported: what logs a claim of which `attested(claim digest)` is not true.
+        Left out without further word: what is invalid there as yet (nonce, balance), what no longer fits into the
+        block, and everything if the epoch has ended. Left out and reported: what logs a claim whose digest is not in
+        `attested`; None lets all claims pass.
 
         Raises:
             UnknownParent
         """
         header = self._parent(parent)
-        execution = self._execution(header, max(header.timestamp, now), bytes(20))
-        return self._fill(execution, transactions, attested)
+        execution = self._execution(header, max(header.timestamp, now), coinbase)
+        candidates = () if self.epoch_ended(parent) else tuple(transactions)
+        return partial(self._fill, parent, execution, candidates, attested)
 
     def _fill(
-        self, execution: evm.Execution, transactions: Iterable[Transaction], attested: Callable[[bytes], bool] | None
-    ) -> Selection:
+        self,
+        parent: bytes,
+        execution: evm.Execution,
+        transactions: Iterable[Transaction],
+        attested: Container[bytes] | None,
+    ) -> Evaluation:
         ready: list[Transaction] = []
         unattested: list[tuple[Claim, bytes]] = []
         bytes_left = evm.BLOCK_BYTES_MAX - _HEADER_BYTES
@@ -145,7 +161,7 @@ class Chain(ChainReads):
             except InvalidTransaction:
                 continue
             claims = [] if attested is None else self._claims_of(logs_of((receipt,), 0, b""))
-            missing = [claim for claim in claims if attested is not None and not attested(self.claim_digest(claim))]
+            missing = [claim for claim in claims if self.claim_digest(claim) not in (attested or ())]
             if missing:
                 execution.undo()
                 idle_gas_left -= receipt.gas_used
@@ -153,14 +169,14 @@ class Chain(ChainReads):
             else:
                 ready.append(transaction)
                 bytes_left -= size
-        return Selection(tuple(ready), tuple(unattested))
+        return Evaluation(parent, tuple(ready), tuple(unattested), execution)
 
     def _claims_of(self, logs: Iterable[Log]) -> list[Claim]:
-        return [claim for log in logs if (claim := self._claim_of(log)) is not None]
+        return [claim for log in logs if (claim := self._system.claim_of(log)) is not None]
 
     def claim_digest(self, claim: Claim) -> bytes:
         """What attestations of a claim sign."""
-        return self._digest_of(claim, self.network.chain_id, self.genesis_digest)
+        return self._system.claim_digest(claim, self.network.chain_id, self.genesis_digest)
 
     # -- blocks --------------------------------------------------------------------------------------------------
 
@@ -172,12 +188,8 @@ class Chain(ChainReads):
         transactions: Iterable[Transaction],
         now: int,
         key: bytes,
-        attested: Callable[[bytes], bool] | None = None,
     ) -> Block:
-        """A signed block on `parent` with those of `transactions` that can stand in it, in their order.
-
-        Given what `select` found ready for the same parent and time, that is all of them. `attested`, if given, leaves
-        out what logs a claim without a quorum. The block is kept in the overlay as if added.
+        """A signed block on `parent` with those of `transactions` that can stand in it, in their order; it is kept.
 
         Args:
             now: the proposer's clock, seconds; the block's time is not before its parent's.
@@ -186,19 +198,36 @@ class Chain(ChainReads):
         Raises:
             UnknownParent
         """
-        header = self._parent(parent)
-        execution = self._execution(header, max(header.timestamp, now), rules.address_of_secret(key))
-        ready = self._fill(execution, transactions, attested).ready
-        unsealed, nodes = execution.finish(rules.vanity(epoch, view) + bytes(rules.SIGNATURE_BYTES))
-        sealed = rules.seal(unsealed, key)
-        block = rules.block_of(sealed, evm.encode_block(sealed, [transaction.raw for transaction in ready]))
-        self._keep(block, sealed, execution, nodes)
-        return block
+        evaluation = self.evaluating(parent, transactions, now, rules.address_of_secret(key))()
+        return self.keep(self.closing(evaluation, view, epoch, key)())
+
+    def closing(self, evaluation: Evaluation, view: int, epoch: int, key: bytes) -> Callable[[], Executed]:
+        """The job of making an evaluation by the same proposer into a signed block; an evaluation closes once."""
+
+        def close() -> Executed:
+            unsealed, nodes = evaluation.execution.finish(rules.vanity(epoch, view) + bytes(rules.SIGNATURE_BYTES))
+            sealed = rules.seal(unsealed, key)
+            payload = evm.encode_block(sealed, [transaction.raw for transaction in evaluation.ready])
+            return self._executed(rules.block_of(sealed, payload), sealed, evaluation.execution, nodes)
+
+        return close
+
+    def keep(self, executed: Executed) -> Block:
+        """Take a block that a job has executed into the overlay, unless it has become pointless meanwhile."""
+        if executed.block.parent == self._final.hash or executed.block.parent in self._overlay:
+            self._overlay.put(executed)
+        return executed.block
 
     def add(self, block: Block, now: int | None) -> None:
-        """Check and execute a block and keep it in the overlay; a block that is here already is not done again.
+        """Do the job of `adding` here and now, if there is one. Raises as it does."""
+        job = self.adding(block, now)
+        if job is not None:
+            self.keep(job())
 
-        Whether its claims are attested is the caller's to check, by `claims`.
+    def adding(self, block: Block, now: int | None) -> Callable[[], Executed] | None:
+        """The job of checking and executing a block; None for one that is here already.
+
+        Whether its claims are attested is the caller's to check, by `claims`. The job, too, raises InvalidBlock.
 
         Args:
             now: own clock, seconds: the block's time must be within the network's drift of it. None where others
@@ -208,24 +237,32 @@ class Chain(ChainReads):
             InvalidBlock: names the rule; UnknownParent
         """
         if self.has(block.digest):
-            return
+            return None
         decoded = evm.decode_block(block.payload, self.constants.gas_limit, block.digest)
         header = decoded.header
         rules.check_identity(block, header)
-        rules.check_seal(header, self.network.validator_addresses)
+        try:
+            rules.check_seal(header, self.epochs[block.epoch].validators)
+        except UnknownEpoch as error:
+            raise InvalidBlock(block.digest, str(error)) from error
         parent = self._parent(header.parent_hash)
-        rules.check_parent(header, parent)
+        rules.check_parent(header, parent, parent is self._final and self._final_ends_epoch)
+        if decoded.transactions and self.epoch_ended(block.parent):
+            raise InvalidBlock(block.digest, "the epoch has ended: only empty blocks may follow")
         if now is not None:
             rules.check_time(header, now, self.network.time_drift_s)
         execution = self._execution(parent, header.timestamp, header.coinbase)
+        return partial(self._check, block, decoded, execution)
+
+    def _check(self, block: Block, decoded: evm.DecodedBlock, execution: evm.Execution) -> Executed:
         for index, raw in enumerate(decoded.transactions):
             try:
                 execution.run(self._codec.transaction(raw))
             except InvalidTransaction as error:
                 raise InvalidBlock(block.digest, f"transaction {index}: {error}") from error
-        ours, nodes = execution.finish(header.extra_data)
-        rules.check_equal(header, ours)
-        self._keep(block, header, execution, nodes)
+        ours, nodes = execution.finish(decoded.header.extra_data)
+        rules.check_equal(decoded.header, ours)
+        return self._executed(block, decoded.header, execution, nodes)
 
     def check_identity(self, block: Block) -> None:
         """That a block's digest, epoch, view, parent and height are those of its payload: cheap, before anything else.
@@ -234,6 +271,16 @@ class Chain(ChainReads):
             InvalidBlock
         """
         rules.check_identity(block, evm.peek_header(block.payload, block.digest))
+
+    def check_seal(self, block: Block) -> None:
+        """That the block is what it says, and a proposer of its epoch sealed it. Raises InvalidBlock, UnknownEpoch."""
+        header = evm.peek_header(block.payload, block.digest)
+        rules.check_identity(block, header)
+        rules.check_seal(header, self.epochs[block.epoch].validators)
+
+    def epoch_ended(self, digest: bytes) -> bool:
+        """Whether a block, not final, is its epoch's last or follows it: then only empty ones may follow."""
+        return self._overlay.last_of_epoch(digest) is not None
 
     def claims(self, digest: bytes) -> tuple[Claim, ...]:
         """The claims that the block's execution logged. Raises UnknownBlock."""
@@ -254,18 +301,29 @@ class Chain(ChainReads):
         layers, ancestors = self._layers(parent.hash), self._ancestors(parent.hash)
         return evm.Execution(self.constants, parent, timestamp, coinbase, layers, ancestors)
 
-    def _keep(self, block: Block, header: Header, execution: evm.Execution, nodes: Mapping[bytes, bytes]) -> None:
+    def _executed(
+        self, block: Block, header: Header, execution: evm.Execution, nodes: Mapping[bytes, bytes]
+    ) -> Executed:
         logs = tuple(logs_of(execution.receipts, block.height, block.digest))
         claims = tuple(self._claims_of(logs))
-        self._overlay.put(Executed(block, header, tuple(execution.receipts), logs, claims, nodes))
+        changes = [found for log in logs if (found := self._system.validators_of(log)) is not None]
+        assert len(changes) <= 1, "the contract ends an epoch once in a block"
+        assert all(epoch == block.epoch + 1 for epoch, _ in changes)
+        validators = changes[0][1] if changes else None
+        return Executed(block, header, tuple(execution.receipts), logs, claims, validators, nodes)
+
+    @property
+    def _final_ends_epoch(self) -> bool:
+        return self.epochs.present.number > rules.epoch_and_view(self._final)[0]
 
     # -- finality ------------------------------------------------------------------------------------------------
 
     def finalise(self, blocks: Sequence[Block], certificate: Certificate) -> list[FinalisedBlock]:
         """Make blocks final, oldest first, the last one proven by `certificate` (which the caller has verified).
 
-        Blocks that are final already are passed over; those not yet executed are. All that is new is on disk, in one
-        transaction, when this returns; branches that do not descend from it are forgotten.
+        Blocks that are final already are passed over; those not yet executed are. Where an epoch ends the rest is not
+        made final, but kept as proof of its last block. All that is new is on disk, in one transaction, when this
+        returns; branches that do not descend from it are forgotten.
 
         Raises:
             InvalidBlock: a gap, a certificate of another block, or a conflict with what is final; UnknownParent
@@ -279,12 +337,21 @@ class Chain(ChainReads):
             found = self._overlay.get(block.digest)
             assert found is not None
             executed.append(found)
-        last = executed[-1]
-        attestations = [each for block, done in zip(fresh, executed, strict=True) for each in self._beside(block, done)]
-        view = (last.block.epoch, last.block.view)
-        self._store.write_finalised([_stored(each) for each in executed], certificate, attestations, prune=view)
+            if found.next_validators is not None:
+                break
+        last, tail, epoch = executed[-1], fresh[len(executed) :], None
+        pairs = zip(fresh, executed, strict=False)
+        attestations = [each for block, done in pairs for each in self._beside(block, done)]
+        prune = (last.block.epoch, last.block.view)
+        if last.next_validators is not None:
+            epoch = self.epochs.next(last.next_validators, last.block.height + 1)
+            prune = (epoch.number, 0)
+        stored = [_stored(each) for each in executed]
+        self._store.write_finalised(stored, certificate, attestations, prune, tail, epoch)
+        if epoch is not None:
+            self.epochs.append(epoch)
         self._final = last.header
-        self._overlay.advance(last.block.digest)
+        self._overlay.advance(last.block.digest, keep_children=epoch is None)
         return [
             FinalisedBlock(rules.head_of(each.header), tuple(r.transaction for r in each.receipts), each.logs)
             for each in executed
@@ -323,27 +390,3 @@ def _stored(executed: Executed) -> StoredBlock:
         bloom=executed.header.bloom,
         transactions=tuple(receipt.transaction for receipt in executed.receipts),
     )
-
-
-# The contracts are loaded when a chain is opened with them, so that this room does not need theirs to be read alone.
-
-
-def _default_accounts() -> Mapping[bytes, Account]:
-    from chain.contracts import genesis_contracts
-
-    placed = genesis_contracts()
-    return {address: Account(nonce=1, code=code, storage=storage) for address, (code, storage) in placed.items()}
-
-
-def _default_claim_of() -> ClaimOf:
-    from chain.contracts.bindings import claim_of
-
-    found: ClaimOf = claim_of
-    return found
-
-
-def _default_claim_digest() -> ClaimDigest:
-    from chain.claims import claim_digest
-
-    digest: ClaimDigest = claim_digest
-    return digest

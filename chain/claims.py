@@ -106,6 +106,10 @@ class Attestations:
         """Whether a block may hold this claim."""
         return self._count(claim, verdict=True) >= self._quorum
 
+    def with_quorum(self) -> frozenset[bytes]:
+        """The claims that a block may hold now."""
+        return frozenset(filter(self.quorum, self._by_claim))
+
     def refused(self, claim: bytes) -> bool:
         """Whether so many refuse that one of them is honest."""
         return self._count(claim, verdict=False) >= self._refusals

@@ -38,6 +38,7 @@ from types import MappingProxyType
 from chain import consensus_speech as speech
 from chain.certificate import quorum as least_quorum
 from chain.consensus_bodies import Bodies
+from chain.consensus_floor import Floor
 from chain.consensus_timer import Timer
 from chain.consensus_types import (
     BuildBlock,
@@ -52,6 +53,8 @@ from chain.consensus_types import (
     ForkedFinality,
     HaveBlock,
     Message,
+    PersistCertificate,
+    PersistFloor,
     PersistVote,
     Proposal,
     Received,
@@ -72,8 +75,9 @@ from chain.types import FINALISE, NO_DIGEST, NOTARISE, TIMEOUT, Block, Certifica
 
 __all__ = [
     "BuildBlock", "Built", "Certificates", "CheckBlock", "Checked", "Connected", "Effect", "Event", "Finalised",
-    "ForkedFinality", "HaveBlock", "Message", "PersistVote", "Proposal", "Received", "Send", "Simplex", "Snapshot",
-    "Started", "Status", "Ticked", "VoteMessage", "WakeAt", "WantBlock", "WorkChanged",
+    "ForkedFinality", "HaveBlock", "Message", "PersistCertificate", "PersistFloor", "PersistVote", "Proposal",
+    "Received", "Send", "Simplex", "Snapshot", "Started", "Status", "Ticked", "VoteMessage", "WakeAt", "WantBlock",
+    "WorkChanged",
 ]  # fmt: skip
 
 
@@ -85,8 +89,9 @@ class Simplex:
         delta_s: least estimate of one network delay; three must exceed the time to execute a full block.
         final: the newest final block; its view counts as 0 if it belongs to an earlier epoch.
         sign: signs (epoch, view, kind, digest) with this validator's key.
-        votes, blocks: what PersistVote asked to keep, above `final`, of all runs before this one.
+        votes, blocks, certificates: what this machine asked to keep, above `final`, in all runs before this one.
         quorum: votes in a certificate; may be raised above the default of floor(2n/3) + 1, never lowered.
+        vote_floor: what PersistFloor asked to keep, if ever; None if the votes of earlier runs are lost.
     """
 
     def __init__(
@@ -100,7 +105,9 @@ class Simplex:
         final_certificate: Certificate | None = None,
         votes: Iterable[Vote] = (),
         blocks: Iterable[Block] = (),
+        certificates: Iterable[Certificate] = (),
         quorum: int | None = None,
+        vote_floor: int | None = 0,
     ) -> None:
         if me is not None and not 0 <= me < validators:
             raise ValueError(f"validator {me} of {validators}")
@@ -112,7 +119,8 @@ class Simplex:
         self._delta_s = delta_s
         self._some_honest = (validators - 1) // 3 + 1  # f + 1
         self._views = Views(epoch, final, final_certificate)
-        self._votes = Votes(epoch, validators, me, quorum, sign, self.final_view)
+        self._floor = Floor(epoch, validators, quorum, vote_floor)
+        self._votes = Votes(epoch, validators, me, quorum, sign, self.final_view, self._floor)
         above = [block for block in blocks if block.epoch == epoch and block.view > self.final_view]
         self._bodies = Bodies(final, above, self._some_honest)
         self._timer = Timer(delta_s)
@@ -124,6 +132,8 @@ class Simplex:
         self._effects: list[Effect] = []
         self._now = 0.0
         self._votes.remember(votes)
+        for certificate in certificates:
+            self._views.learn(certificate)
         self._enter(max((view for view, _ in self._votes.mine), default=self.final_view + 1))
         for vote in self._votes.mine.values():
             self._count(vote)
@@ -169,9 +179,14 @@ class Simplex:
     def evidence(self) -> tuple[tuple[Vote, Vote], ...]:
         return tuple(self._votes.evidence.values())
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it is known in which views this validator has voted: before, it casts no vote."""
+        return self._floor.view is not None
+
     def status(self) -> Status:
         """What to tell a peer on connecting."""
-        return Status(self._views.unproven(), self.final_view, self.epoch)
+        return Status(self._views.unproven(), self.final_view, self.epoch, self.view)
 
     def certificates_above(self, view: int, final_view: int) -> tuple[Certificate, ...]:
         """What takes a peer with this Status forward; a bounded part of it, if there is much."""
@@ -229,7 +244,7 @@ class Simplex:
         asked, self._building = self._building, None
         if block is None:
             self.pending, self._declined = False, asked.empty
-        elif (view, NOTARISE) not in self._votes.mine:
+        elif self._votes.may_vote(view) and (view, NOTARISE) not in self._votes.mine:
             assert (block.epoch, block.view, block.parent) == (self.epoch, view, asked.parent.digest)
             self._bodies.add_own(block)
             self._proposal = block
@@ -250,6 +265,7 @@ class Simplex:
             case Certificates(certificates):
                 self._learn(certificates)
             case Status() if sender is not None and message.epoch == self.epoch:
+                self._floor.entered(sender, message.entered)
                 self._answer(sender, message)
             case WantBlock(digest) if sender is not None:
                 if (found := self.known(digest)) is not None:
@@ -289,12 +305,12 @@ class Simplex:
 
     def _count(self, vote: Vote) -> None:
         certificate = self._votes.count(vote, self.view)
-        if certificate is not None:
-            self._views.learn(certificate)
+        self._learn(() if certificate is None else (certificate,))
 
     def _learn(self, certificates: Iterable[Certificate]) -> None:
         for certificate in certificates:
-            self._views.learn(certificate)
+            if self._views.learn(certificate) and self.me is not None:
+                self._effects.append(PersistCertificate(certificate))
 
     # ---- bodies -----------------------------------------------------------------------------------------------------
     def _keep(self, block: Block, source: int | None) -> None:
@@ -326,6 +342,8 @@ class Simplex:
 
     # ---- rules, tried after every event until none of them applies --------------------------------------------------
     def _settle(self) -> None:
+        if self._floor.find(self._views.ended) and self._floor.view is not None:
+            self._effects.append(PersistFloor(self._floor.view))
         while (
             self._make_final()
             or self._leave_view()
@@ -385,7 +403,7 @@ class Simplex:
 
     def _vote_to_notarise(self) -> bool:
         block = self._proposal
-        if block is None or self.me is None or (self.view, NOTARISE) in self._votes.mine:
+        if block is None or not self._votes.may_vote(self.view) or (self.view, NOTARISE) in self._votes.mine:
             return False
         parent_view = self._views.notarised_in(block.parent)
         if parent_view is None or not self._views.all_skipped(parent_view, self.view):
@@ -414,6 +432,8 @@ class Simplex:
 
     def _propose(self) -> None:
         if self.proposer(self.view) != self.me or (self.view, NOTARISE) in self._votes.mine:
+            return
+        if not self._votes.may_vote(self.view):
             return
         view, digest = self._views.newest()
         if not self._views.all_skipped(view, self.view) or not self._bodies.executed(digest):

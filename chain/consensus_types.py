@@ -5,8 +5,9 @@ of the protocol are in chain/consensus.py, the bytes of the messages in chain/me
 
 What the shell owes the machine: it verifies the signatures of what it feeds in (chain/certificate.py), and that a
 received block's digest, epoch, view, parent and height are those of its payload; carries out effects in order; answers
-BuildBlock and CheckBlock; serves WantBlock for bodies that are not in `blocks` from its disk; keeps votes and bodies
-above the *durable* final block and hands them to the next instance. Everything else may be late, lost or repeated.
+BuildBlock and CheckBlock; serves WantBlock for bodies that are not in `blocks` from its disk; keeps votes, bodies and
+certificates above the *durable* final block and hands them to the next instance. Everything else may be late, lost or
+repeated.
 
 Memory: bodies, wants, messages and votes ahead of the view are bounded by constants, evidence by n. Votes and
 certificates of views above the final one are kept, since without them nobody can prove that a view was skipped: a few
@@ -54,11 +55,15 @@ class Certificates:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where the sender is: `view` is the first view of which it holds no certificate that ends it."""
+    """Where the sender is: `view` is the first view of which it holds no certificate that ends it.
+
+    `entered` is the view that it is in: it has cast no vote in a later one.
+    """
 
     view: int
     final_view: int
     epoch: int
+    entered: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,20 @@ class PersistVote:
 
 
 @dataclass(frozen=True, slots=True)
+class PersistCertificate:
+    """Make a certificate durable, as a vote: votes rest on it, and its signers may not be there to sign it again."""
+
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class PersistFloor:
+    """Make durable, as a vote, that this validator casts votes in views above `view` only, in this epoch."""
+
+    view: int
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Send to one validator; to None: to all others. May be lost."""
 
@@ -182,7 +201,9 @@ class WakeAt:
     time: float
 
 
-Effect: TypeAlias = PersistVote | Send | BuildBlock | CheckBlock | Finalised | WakeAt
+Effect: TypeAlias = (
+    PersistVote | PersistCertificate | PersistFloor | Send | BuildBlock | CheckBlock | Finalised | WakeAt
+)
 
 
 # ---- what the operator sees -----------------------------------------------------------------------------------------

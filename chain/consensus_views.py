@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from chain.consensus_types import CERTIFICATES_ANSWERED_MAX
-from chain.types import NOTARISE, TIMEOUT, Block, Certificate
+from chain.types import FINALISE, NOTARISE, Block, Certificate
 
 _NEWEST: Final = 2  # the last view's notarisation and its skip
 
@@ -32,16 +32,17 @@ class Views:
         """0 if the final block belongs to an earlier epoch."""
         return self.final.view if self.final.epoch == self.epoch else 0
 
-    def learn(self, certificate: Certificate) -> None:
+    def learn(self, certificate: Certificate) -> bool:
+        """Whether it is new, and one of those that end a view."""
         if certificate.epoch != self.epoch or certificate.view <= self.final_view:
-            return
-        if certificate.kind == NOTARISE:
-            self.notarised.setdefault(certificate.view, certificate)
-        elif certificate.kind == TIMEOUT:
-            self.skipped.setdefault(certificate.view, certificate)
-        elif self.finality is None or certificate.view > self.finality.view:
-            self.finality = certificate
+            return False
         self.ended = max(self.ended, certificate.view)
+        if certificate.kind == FINALISE:
+            if self.finality is None or certificate.view > self.finality.view:
+                self.finality = certificate
+            return False
+        ends = self.notarised if certificate.kind == NOTARISE else self.skipped
+        return ends.setdefault(certificate.view, certificate) is certificate
 
     def finalise(self, block: Block, certificate: Certificate) -> None:
         self.final, self.certificate, self.finality = block, certificate, None

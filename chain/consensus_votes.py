@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from chain.consensus_floor import Floor
 from chain.consensus_types import Sign
 from chain.types import FINALISE, NO_DIGEST, TIMEOUT, Certificate, Vote, VoteKind
 
@@ -20,12 +21,21 @@ class Votes:
         evidence: by voter, the first pair of votes that no honest validator casts both; one pair suffices.
     """
 
-    def __init__(self, epoch: int, validators: int, me: int | None, quorum: int, sign: Sign, final_view: int) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        validators: int,
+        me: int | None,
+        quorum: int,
+        sign: Sign,
+        final_view: int,
+        floor: Floor,
+    ) -> None:
         self.mine: dict[tuple[int, VoteKind], Vote] = {}
         self.evidence: dict[int, tuple[Vote, Vote]] = {}
         self.quorum = quorum
         self._epoch, self._validators, self._me, self._sign = epoch, validators, me, sign
-        self._final_view = final_view
+        self._final_view, self._floor = final_view, floor
         self._counted: dict[tuple[int, VoteKind], dict[int, Vote]] = {}
 
     def remember(self, votes: Iterable[Vote]) -> None:
@@ -34,9 +44,14 @@ class Votes:
             if (vote.epoch, vote.voter) == (self._epoch, self._me) and vote.view > self._final_view:
                 self.mine[vote.view, vote.kind] = vote
 
+    def may_vote(self, view: int) -> bool:
+        """Whether own votes in a view have any use, and are known not to contradict forgotten ones."""
+        floor = self._floor.view
+        return self._me is not None and floor is not None and view > max(floor, self._final_view)
+
     def cast(self, view: int, kind: VoteKind, digest: bytes) -> Vote | None:
         """An own vote, unless a rule forbids it. Persist it before it leaves."""
-        if self._me is None or view <= self._final_view:
+        if not self.may_vote(view) or self._me is None:
             return None
         if (view, kind) in self.mine:  # rule 1: one vote of each kind in a view
             return None

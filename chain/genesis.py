@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from math import ceil
 from pathlib import Path
 from typing import Final
 
 import msgspec
 from eth_hash.auto import keccak
 
+from chain.certificate import quorum
 from chain.types import ChainError
 
 GAS_LIMIT_MIN: Final = 1_000_000
@@ -70,10 +70,8 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def quorum_size(self) -> int:
-        """How many validators make a quorum: floor(2n/3) + 1, or more where `quorum` asks for more."""
-        count = len(self.validators)
-        least = 2 * count // 3 + 1
-        return least if self.quorum is None else max(least, ceil(self.quorum * count))
+        """How many of the first epoch's validators make a quorum."""
+        return quorum(len(self.validators), self.quorum or 0.0)
 
     def digest(self) -> bytes:
         """Keccak of the constants; the genesis header carries it."""

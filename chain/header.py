@@ -102,15 +102,18 @@ def check_seal(header: Header, validators: tuple[bytes, ...]) -> None:
         raise InvalidBlock(header.hash, "proposer's signature", proposer, address_of(signer))
 
 
-def check_parent(header: Header, parent: Header) -> None:
-    """It may follow its parent: next number, same epoch, later view, time not before the parent's."""
+def check_parent(header: Header, parent: Header, parent_ends_epoch: bool) -> None:
+    """It may follow its parent: next number, same epoch and later view, time not before the parent's.
+
+    `parent_ends_epoch`: the parent is final and its epoch's last block, so the next epoch begins, in any view.
+    """
     epoch, view = epoch_and_view(header)
     parent_epoch, parent_view = epoch_and_view(parent)
     if header.block_number != parent.block_number + 1:
         raise InvalidBlock(header.hash, "number", parent.block_number + 1, header.block_number)
-    if epoch != parent_epoch:
-        raise InvalidBlock(header.hash, "epoch", parent_epoch, epoch)
-    if view <= parent_view:
+    if epoch != parent_epoch + parent_ends_epoch:
+        raise InvalidBlock(header.hash, "epoch", parent_epoch + parent_ends_epoch, epoch)
+    if view <= parent_view and not parent_ends_epoch:
         raise InvalidBlock(header.hash, "view", f"above {parent_view}", view)
     if not parent.timestamp <= header.timestamp <= TIMESTAMP_MAX:
         raise InvalidBlock(header.hash, "time", f"at least {parent.timestamp}", header.timestamp)

@@ -97,6 +97,7 @@ class _Status(msgspec.Struct, array_like=True, forbid_unknown_fields=True, froze
     view: _Number
     final_view: _Number
     epoch: _Number
+    entered: _Number
 
 
 class _WantBlock(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True, tag=5):
@@ -128,8 +129,8 @@ def encode(message: Message) -> bytes:
         case Certificates(certificates):
             assert len(certificates) <= CERTIFICATES_MAX
             return _encoder.encode(_Certificates(_wire_certificates(certificates)))
-        case Status(view, final_view, epoch):
-            return _encoder.encode(_Status(view, final_view, epoch))
+        case Status(view, final_view, epoch, entered):
+            return _encoder.encode(_Status(view, final_view, epoch, entered))
         case WantBlock(digest):
             return _encoder.encode(_WantBlock(digest))
         case HaveBlock(block):
@@ -146,8 +147,8 @@ def decode(data: bytes) -> Message:
             return VoteMessage(_vote(vote), None if certificate is None else _certificate(certificate))
         case _Certificates(certificates):
             return Certificates(tuple(map(_certificate, certificates)))
-        case _Status(view, final_view, epoch):
-            return Status(view, final_view, epoch)
+        case _Status(view, final_view, epoch, entered):
+            return Status(view, final_view, epoch, entered)
         case _WantBlock(digest):
             return WantBlock(digest)
         case _HaveBlock(block):
@@ -169,6 +170,13 @@ def certificates_of(message: Message) -> tuple[Certificate, ...]:
 def blocks_of(message: Message) -> tuple[Block, ...]:
     """The blocks whose fields have to be compared with their payload, as votes_of."""
     return (message.block,) if isinstance(message, Proposal | HaveBlock) else ()
+
+
+def is_of_epoch(message: Message, epoch: int) -> bool:
+    """Whether all that it holds belongs to one epoch; what names none does to any."""
+    parts: tuple[Vote | Certificate | Block, ...]
+    parts = (*votes_of(message), *certificates_of(message), *blocks_of(message))
+    return all(part.epoch == epoch for part in parts)
 
 
 # ---- parts, for sync and storage ------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ class Executed:
     receipts: tuple[Receipt, ...]
     logs: tuple[Log, ...]
     claims: tuple[Claim, ...]
+    next_validators: tuple[bytes, ...] | None  # of the epoch that begins after it, if it is its epoch's last block
     nodes: Mapping[bytes, bytes]  # trie nodes and code that it adds
 
 
@@ -47,10 +48,17 @@ class Overlay:
             yield found
             digest = found.block.parent
 
-    def advance(self, final: bytes) -> None:
-        """`final` is final now: forget it, its ancestors, and every branch that does not descend from it."""
+    def last_of_epoch(self, digest: bytes) -> Executed | None:
+        """The epoch's last block, if the block or an unfinalised ancestor is one: only empty ones may follow."""
+        return next((each for each in self.branch(digest) if each.next_validators is not None), None)
+
+    def advance(self, final: bytes, keep_children: bool) -> None:
+        """`final` is final now: forget it, its ancestors, and every branch that does not descend from it.
+
+        What follows the last block of an epoch in that epoch is forgotten, too: `keep_children` is false.
+        """
         kept = {final}
-        for executed in sorted(self._blocks.values(), key=lambda each: each.block.height):
+        for executed in sorted(self._blocks.values() if keep_children else (), key=lambda each: each.block.height):
             if executed.block.parent in kept:
                 kept.add(executed.block.digest)
         self._blocks = {digest: self._blocks[digest] for digest in kept if digest != final}

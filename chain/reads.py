@@ -126,9 +126,9 @@ class ChainReads:
         known = digest == self._final.hash or digest in self._overlay
         return known or self._store.block(digest) is not None
 
-    def head(self, digest: bytes) -> Head:
+    def head(self, at: At) -> Head:
         """Raises UnknownBlock."""
-        return rules.head_of(self._header(digest))
+        return rules.head_of(self._header(at))
 
     def timestamp(self, number: int) -> int:
         """Time of a finalised block. Raises UnknownBlock."""
@@ -147,6 +147,8 @@ class ChainReads:
     def blocks_from(self, number: int, count: int, bytes_max: int) -> list[tuple[Block, Certificate | None]]:
         """Finalised blocks from `number` on, as many as `bytes_max` allows and ending with a certified one.
 
+        An epoch's last block comes with the empty ones, of its epoch, up to the one that the certificate names.
+
         Blocks that became final together are of no use without the certificate of their last one: only `count` and
         ANSWER_BYTES_MAX cut these short, and then the last block comes without.
         """
@@ -157,12 +159,12 @@ class ChainReads:
             block = None if digest is None else self.finalised_block(digest)
             if block is None:
                 raise StoreError(f"the chain database lacks block {height}")
-            certificate = self._store.certificate(height)
-            size += len(block.payload) + _FRAME_BYTES
+            certificate, run = self._store.certificate(height), (block, *self._store.tail(height))
+            size += sum(len(each.payload) + _FRAME_BYTES for each in run)
             size += 0 if certificate is None else len(certificate.signatures) * _SIGNATURE_BYTES
             if found and size > (min(bytes_max, ANSWER_BYTES_MAX) if proven else ANSWER_BYTES_MAX):
                 break
-            found.append((block, certificate))
+            found += [(each, certificate if each is run[-1] else None) for each in run]
             proven = proven if certificate is None else len(found)
         return found[: proven or len(found)]
 

@@ -10,6 +10,10 @@ What is kept, by sub-database:
     certificates  finality certificate by number, where a batch ended
     attestations  by (claim, signer)
     votes, bodies own votes and the blocks they name, above the finalised view
+    proofs        certificates that ended views above the finalised one
+    epochs        validators by epoch, from the second on
+    tails         by number: of an epoch's last block, the empty blocks up to the one that its certificate names
+    evidence      pairs of votes that no honest validator casts both, by (epoch, voter)
     kv            small values of the node's roles and accounts, by namespace
 
 Every write is one LMDB transaction and is on disk (fsync) when the call returns, so a process killed at any instant
@@ -18,8 +22,6 @@ reopens at the last call that returned, or at the one that had just been committ
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,36 +32,36 @@ from typing import Any, Final, TypeVar
 import lmdb
 import msgspec
 
-from chain.types import Attestation, Block, Certificate, Vote
+from chain.store_errors import OtherNetwork, StoreError, StoreFull, lock_directory, store_errors
+from chain.types import Attestation, Block, Certificate, Epoch, Vote
+
+__all__ = ["OtherNetwork", "Store", "StoreError", "StoreFull", "StoredBlock", "VoteLog", "mark_new"]
 
 MAP_SIZE_DEFAULT: Final = 1 << 36  # bytes of address space, not of disk
 KEY_BYTES_MAX: Final = 511  # LMDB's own limit
 NAMESPACE_BYTES_MAX: Final = 64
 _DATABASES: Final = (
     "meta", "state", "blocks", "heights", "transactions", "receipts", "blooms",
-    "certificates", "attestations", "votes", "bodies", "kv",
+    "certificates", "attestations", "votes", "bodies", "proofs", "epochs", "tails", "evidence", "kv",
 )  # fmt: skip
-_FORMAT: Final = b"1"
-# EIO is LMDB's word for a write that was cut short, as it is when the disk fills up in the middle of it.
-_NO_ROOM: Final = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
+_FORMAT: Final = b"2"
+_NEW_FILE: Final = "new"  # beside the database; see mark_new
 
 _T = TypeVar("_T")
 
 
-class StoreError(Exception):
-    """The local disk or database fails: full, damaged, unreadable or held by another process. Not a peer's fault."""
+@dataclass(frozen=True, slots=True)
+class VoteLog:
+    """What must not be forgotten of what this validator said above the finalised view, by ascending (epoch, view).
 
+    `floor`: (epoch, view) up to which votes may have been cast that are not in the log; None: the log begins with this
+    database, and there may have been another one before it.
+    """
 
-class StoreFull(StoreError):
-    """There is no room: the database has reached its own limit (`limited`), or the disk is full."""
-
-    def __init__(self, message: str, limited: bool) -> None:
-        super().__init__(message)
-        self.limited = limited
-
-
-class OtherNetwork(StoreError):
-    """The database holds the chain of another network."""
+    votes: tuple[Vote, ...]
+    blocks: tuple[Block, ...]
+    certificates: tuple[Certificate, ...]
+    floor: tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,12 @@ class StoredBlock:
     transactions: tuple[bytes, ...]  # hashes, in order
 
 
+def mark_new(path: Path) -> None:
+    """Say of the database that is yet to be made in directory `path` that its validator's key has never voted."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / _NEW_FILE).touch()
+
+
 class Store:
     """One node's database. Not thread-safe: one owner, as for the chain above it."""
 
@@ -84,9 +92,9 @@ class Store:
         Raises:
             StoreError: another process holds it, it is damaged, or it was written by another version.
         """
-        self._lock = _lock_directory(path)
+        self._lock, self._new = lock_directory(path), path / _NEW_FILE
         try:
-            with _store_errors():
+            with store_errors():
                 self._env = lmdb.open(
                     str(path), map_size=map_size, max_dbs=len(_DATABASES), readahead=False, meminit=False
                 )
@@ -116,18 +124,18 @@ class Store:
     # -- reading and writing -------------------------------------------------------------------------------------
 
     def _get(self, database: str, key: bytes) -> bytes | None:
-        with _store_errors(), self._env.begin(db=self._dbs[database]) as transaction:
+        with store_errors(), self._env.begin(db=self._dbs[database]) as transaction:
             value: bytes | None = transaction.get(key)
             return value
 
     @contextmanager
     def _write(self) -> Iterator[_Batch]:
         """One transaction: all or nothing, on disk when the block is left."""
-        with _store_errors(), self._env.begin(write=True) as transaction:
+        with store_errors(), self._env.begin(write=True) as transaction:
             yield _Batch(transaction, self._dbs)
 
     def _range(self, database: str, start: bytes, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        with _store_errors(), self._env.begin(db=self._dbs[database]) as transaction:
+        with store_errors(), self._env.begin(db=self._dbs[database]) as transaction:
             cursor = transaction.cursor()
             found = cursor.set_range(start) if start else cursor.first()
             while found:
@@ -148,6 +156,9 @@ class Store:
             batch.put_block(block)
             batch.put("meta", b"genesis", block.digest)
             batch.put("meta", b"finalised", block.digest)
+            if self._new.exists():
+                batch.put("meta", b"floor", _view_key(0, 0))
+        self._new.unlink(missing_ok=True)
 
     def finalised(self) -> bytes | None:
         """Digest of the finalised head."""
@@ -159,20 +170,28 @@ class Store:
         certificate: Certificate,
         attestations: Iterable[Attestation],
         prune: tuple[int, int],
+        tail: Sequence[Block] = (),
+        epoch: Epoch | None = None,
     ) -> None:
-        """Write blocks, oldest first, that `certificate` (of the last one) makes final; all of it or nothing.
+        """Write blocks, oldest first, that `certificate` makes final; all of it or nothing.
 
-        Own votes and bodies of views up to `prune` = (epoch, view) are dropped in the same transaction.
+        The certificate is of the last of them, or of the last of `tail`, the empty blocks that follow the last block
+        of an epoch and prove it final. `epoch` is the one that begins after it. Own votes, bodies and certificates of
+        views up to `prune` = (epoch, view) are dropped in the same transaction.
         """
         with self._write() as batch:
             for block in blocks:
                 batch.put_block(block)
-            batch.put("certificates", _number(blocks[-1].number), msgspec.msgpack.encode(certificate))
+            batch.put("certificates", _number(blocks[-1].number), _encode(certificate))
             for attestation in attestations:
-                batch.put("attestations", _attestation_key(attestation), msgspec.msgpack.encode(attestation))
+                batch.put("attestations", _attestation_key(attestation), _encode(attestation))
+            if tail:
+                batch.put("tails", _number(blocks[-1].number), _encode(tuple(tail)))
+            if epoch is not None:
+                batch.put("epochs", _number(epoch.number), _encode(epoch))
             batch.put("meta", b"finalised", blocks[-1].digest)
-            batch.delete_through("votes", _view_key(*prune))
-            batch.delete_through("bodies", _view_key(*prune))
+            for database in ("votes", "bodies", "proofs"):
+                batch.delete_through(database, _view_key(*prune))
 
     def state(self, key: bytes) -> bytes | None:
         """A trie node or contract code by its keccak."""
@@ -206,26 +225,62 @@ class Store:
         """The certificate of that height; None where a later block's certificate made it final."""
         return _decode(self._get("certificates", _number(number)), Certificate)
 
+    def tail(self, number: int) -> tuple[Block, ...]:
+        """The blocks between an epoch's last one, of that height, and the one that its certificate names."""
+        return _decode(self._get("tails", _number(number)), tuple[Block, ...]) or ()
+
+    def epochs(self) -> tuple[Epoch, ...]:
+        """All epochs but the first, which the network file describes, ascending."""
+        return tuple(_decode_found(value, Epoch) for _, value in self._range("epochs", b""))
+
     def attestations(self, claim: bytes) -> tuple[Attestation, ...]:
         found = (_decode(value, Attestation) for _, value in self._range("attestations", claim, claim))
         return tuple(attestation for attestation in found if attestation is not None)
 
     # -- the vote log --------------------------------------------------------------------------------------------
 
-    def log_votes(self, votes: Sequence[tuple[Vote, Block | None]]) -> None:
-        """Own votes, and the bodies of the blocks they name, are on disk when this returns."""
+    def log_votes(
+        self,
+        votes: Sequence[tuple[Vote, Block | None]],
+        certificates: Sequence[Certificate] = (),
+        floor: tuple[int, int] | None = None,
+    ) -> None:
+        """Own votes, the bodies of the blocks they name, and certificates are on disk when this returns.
+
+        `floor`, if given, replaces the one before: see VoteLog.
+        """
         with self._write() as batch:
+            if floor is not None:
+                batch.put("meta", b"floor", _view_key(*floor))
+            for each in certificates:
+                batch.put("proofs", _view_key(each.epoch, each.view) + each.kind[:1].encode(), _encode(each))
             for vote, block in votes:
                 key = _view_key(vote.epoch, vote.view) + vote.kind[:1].encode() + vote.digest
-                batch.put("votes", key, msgspec.msgpack.encode(vote))
+                batch.put("votes", key, _encode(vote))
                 if block is not None:
                     name = _view_key(block.epoch, block.view) + block.digest
-                    batch.put("bodies", name, msgspec.msgpack.encode(block))
+                    batch.put("bodies", name, _encode(block))
 
-    def votes_and_blocks(self) -> tuple[tuple[Vote, ...], tuple[Block, ...]]:
-        """What log_votes kept above the finalised view, by ascending (epoch, view)."""
-        votes = tuple(_decode_found(value, Vote) for _, value in self._range("votes", b""))
-        return votes, tuple(_decode_found(value, Block) for _, value in self._range("bodies", b""))
+    def vote_log(self) -> VoteLog:
+        """What log_votes kept above the finalised view."""
+        floor = self._get("meta", b"floor")
+        return VoteLog(
+            tuple(_decode_found(value, Vote) for _, value in self._range("votes", b"")),
+            tuple(_decode_found(value, Block) for _, value in self._range("bodies", b"")),
+            tuple(_decode_found(value, Certificate) for _, value in self._range("proofs", b"")),
+            None if floor is None else (int.from_bytes(floor[:8], "big"), int.from_bytes(floor[8:], "big")),
+        )
+
+    def put_evidence(self, first: Vote, second: Vote) -> None:
+        """Keep two votes of one voter that contradict each other; the first pair of an epoch suffices."""
+        key = _view_key(first.epoch, first.voter)
+        if self._get("evidence", key) is None:
+            with self._write() as batch:
+                batch.put("evidence", key, _encode((first, second)))
+
+    def evidence(self) -> tuple[tuple[Vote, Vote], ...]:
+        """All pairs, by ascending (epoch, voter)."""
+        return tuple(_decode_found(value, tuple[Vote, Vote]) for _, value in self._range("evidence", b""))
 
     # -- small values --------------------------------------------------------------------------------------------
 
@@ -280,6 +335,10 @@ class _Batch:
             found = cursor.delete()
 
 
+def _encode(value: object) -> bytes:
+    return msgspec.msgpack.encode(value)
+
+
 def _number(number: int) -> bytes:
     return number.to_bytes(8, "big")
 
@@ -308,33 +367,3 @@ def _decode_found(value: bytes, kind: type[_T]) -> _T:
         return msgspec.msgpack.decode(value, type=kind)
     except msgspec.MsgspecError as error:
         raise StoreError(f"the chain database is damaged: {kind.__name__}: {error}") from error
-
-
-def _lock_directory(path: Path) -> int:
-    """LMDB itself admits several processes; the chain has one writer, held by a lock on a file beside it."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(f"cannot open the chain database at {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise StoreError(f"the chain database at {path} is in use by another process") from error
-    return descriptor
-
-
-@contextmanager
-def _store_errors() -> Iterator[None]:
-    try:
-        yield
-    except lmdb.MapFullError as error:
-        raise StoreFull("the chain database has reached its largest size", limited=True) from error
-    except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.VersionMismatchError) as error:
-        raise StoreError(f"the chain database is damaged: {error}") from error
-    except lmdb.Error as error:
-        reason = str(error).partition(": ")[2] or str(error)  # "mdb_txn_commit: No space left on device"
-        if reason in _NO_ROOM:
-            raise StoreFull(f"the chain database cannot be written: {reason}", limited=False) from error
-        raise StoreError(f"the chain database: {error}") from error  # the system's own words

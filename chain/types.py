@@ -59,6 +59,16 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
+class Epoch:
+    """One reign of an unchanged list of validators."""
+
+    number: int  # the first is 0
+    validators: tuple[bytes, ...]  # addresses; a validator's index is its place here
+    quorum: int  # votes in a certificate
+    first: int  # height of its first block
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """The tip of a branch, or the finalised one."""
 

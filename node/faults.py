@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 from typing import Any, Final
 
+from chain.consensus import ForkedFinality
 from chain.genesis import InvalidNetwork
 from chain.store import OtherNetwork, StoreError, StoreFull
 from node.blobs import BlobError, BlobStoreFull
 from node.config import Config, ConfigError
+from node.importer import CheckpointContradicted
 from node.p2p.types import ListenFailed
 
 OPERATORS: Final = 2  # exit code: a file or an address is wrong, starting again changes nothing
 LOCAL: Final = 1  # exit code: the disk or the system failed
-FAULTS: Final = (ConfigError, InvalidNetwork, ListenFailed, StoreError, BlobError, OSError)
+FAULTS: Final = (ConfigError, InvalidNetwork, ListenFailed, StoreError, BlobError, OSError, ForkedFinality, CheckpointContradicted)
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -52,6 +54,11 @@ def _explain(error: BaseException, config: Config) -> tuple[str, int]:
             where = "" if error.filename is None else f"{error.filename}: "
             advice = "; make room on the disk and start again" if error.errno in _NO_ROOM else ""
             return f"{where}{error.strerror or error}{advice}", LOCAL
+        case ForkedFinality():
+            advice = "a third of the validators or more is faulty; nothing was written, ask the network's operators"
+            return f"{error}: {advice}", LOCAL
+        case CheckpointContradicted():
+            return f"{error}; compare `checkpoint` in [node] of {file} with others, or start from an empty chain", OPERATORS
         case ConfigError():
             return str(error), OPERATORS
         case _:

@@ -17,16 +17,19 @@ from typing import Final, Protocol
 import structlog
 from eth_hash.auto import keccak
 
-from chain import certificate, claims, messages
+from chain import claims, messages
 from chain.chain import Chain, FinalisedBlock
+from chain.header import address_of_secret
 from chain.mempool import Mempool
 from chain.store import Store
-from chain.types import Attestation, Block, Certificate, ChainError, Claim, InvalidTransaction, InvalidVote, Transaction
+from chain.types import Attestation, ChainError, Claim, InvalidTransaction, InvalidVote, Transaction
 from node import wire
 from node.bounded import BoundedDict
+from node.importer import Importer
 from node.repeats import REPEAT_S, Repeats
 from node.sync import VALIDATOR_LAG_S, Sync
 from node.validator import Validator
+from node.workshop import Workshop
 
 log = structlog.get_logger()
 
@@ -56,6 +59,10 @@ class LedgerWire(Protocol):
         """Count a fault of a peer, log it, and keep a peer of many faults out for a while."""
         ...
 
+    def epoch_began(self) -> None:
+        """The list of validators has changed."""
+        ...
+
     @property
     def validators_connected(self) -> int: ...
 
@@ -63,7 +70,9 @@ class LedgerWire(Protocol):
 class Ledger:
     """
     Args:
-        key, index: this validator's secret and place in the list; None for a node that only follows.
+        workshop: where blocks are executed.
+        key: the secret of a node that validates whenever it is in the list; None for one that only follows.
+        checkpoint: (height, digest) of a block that the operator knows to be final.
         on_final: called with the blocks that became final, oldest first.
         on_claim: a claim of an executable transaction wants an attestation.
         on_refused: more than a third of the validators refused a claim.
@@ -76,37 +85,49 @@ class Ledger:
         store: Store,
         mempool: Mempool,
         network: LedgerWire,
+        workshop: Workshop,
         on_final: Callable[[list[FinalisedBlock]], None],
         on_claim: Callable[[bytes, Claim], None],
         on_refused: Callable[[bytes], None],
         clock: Callable[[], float],
         key: bytes | None = None,
-        index: int | None = None,
+        checkpoint: tuple[int, bytes] | None = None,
     ) -> None:
         self.chain = chain
         self.mempool = mempool
         self.refused: Counter[str] = Counter()  # bad input from peers, by kind
-        self._store, self._wire, self._key, self._index = store, network, key, index
-        self._on_final, self._on_refused = on_final, on_refused
-        self._addresses = chain.network.validator_addresses
-        self._attested = claims.Attestations(len(self._addresses), chain.network.quorum_size)
-        self._sync = Sync(chain.finalised.number, VALIDATOR_LAG_S if index is not None else 0.0)
+        self._store, self._wire, self._key, self._workshop, self._clock = store, network, key, workshop, clock
+        self._on_final, self._on_claim, self._on_refused = on_final, on_claim, on_refused
+        self._own_address = None if key is None else address_of_secret(key)
+        self._importer = Importer(chain, workshop, checkpoint, self._imported, self._import_done)
+        self._sync = Sync(chain.finalised.number, 0.0, self._importer.anchor)
         self._repeat_at: float | None = None
         self._repeats = Repeats()
         self._refused_transactions: BoundedDict[bytes, bytes] = BoundedDict(REFUSED_MAX)  # -> the claim
-        self._catching_up = False
-        self._now = 0.0
-        self.validator: Validator | None = None
-        if key is not None and index is not None:
-            self.validator = Validator(
-                chain, store, mempool, self._attested, key, index, network, self._finalised, on_claim, clock
-            )
+        self._now, self._import_began_at = 0.0, 0
+        self._index: int | None
+        self.validator: Validator | None
+        self._enter_epoch()
 
     # ---- life -------------------------------------------------------------------------------------------------------
     def start(self, now: float) -> None:
         self._now = now
         if self.validator is not None:
             self.validator.start(now)
+
+    def _enter_epoch(self) -> None:
+        """Take the part that the present epoch's list of validators gives this node."""
+        epoch, own = self.chain.epochs.present, self._own_address
+        self._addresses = epoch.validators
+        self._index = epoch.validators.index(own) if own in epoch.validators else None
+        self._attested = claims.Attestations(len(epoch.validators), epoch.quorum)
+        self._sync.lag_s = 0.0 if self._index is None else VALIDATOR_LAG_S
+        self.validator = None
+        if self._key is not None and self._index is not None:
+            self.validator = Validator(
+                self.chain, self._store, self.mempool, self._attested, self._key, self._index, self._wire,
+                self._workshop, self._finalised, self._on_claim, self._clock,
+            )  # fmt: skip
 
     def tick(self, now: float) -> None:
         """Do what is due."""
@@ -182,7 +203,7 @@ class Ledger:
             case wire.WANT_BLOCKS:
                 self._serve_blocks(peer, wire.decode(payload, wire.WantBlocks))
             case wire.BLOCKS:
-                self._import(peer, wire.decode(payload, wire.Blocks))
+                self._take_blocks(peer, wire.decode(payload, wire.Blocks))
             case _:
                 raise wire.InvalidMessage("unknown kind of message")
 
@@ -322,10 +343,34 @@ class Ledger:
         self._sync.advance(head.number, self._now)
         self._wire.to_all(wire.HEAD, wire.encode(wire.Head(head.number, head.digest)))
         self._on_final(blocks)
+        if head.epoch != self.chain.epochs.present.number:
+            self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        """Another list of validators; what this one attested it attests again, by its new place in the list."""
+        own = () if self._index is None else self._attested.by(self._index)
+        self._enter_epoch()
+        epoch = self.chain.epochs.present
+        log.info(
+            "epoch.began", epoch=epoch.number, validators=len(epoch.validators), quorum=epoch.quorum, index=self._index
+        )
+        self._wire.epoch_began()
+        if self.validator is not None:
+            self.validator.start(self._now)
+            for attestation in own:
+                self.attest(attestation.claim, attestation.verdict, self._now)
 
     # ---- catching up ------------------------------------------------------------------------------------------------
+    @property
+    def catching_up(self) -> bool:
+        """Whether more finalised blocks are on their way: what is final here is not the newest."""
+        asked = self._sync.asked
+        return asked is not None and self._sync.target >= asked.first + asked.count
+
     def _ask(self, now: float) -> None:
         if (request := self._sync.next_request(now)) is not None:
+            if self._sync.ahead is None:
+                self._importer.forget()
             want = wire.WantBlocks(request.first, request.count)
             self._wire.to_peer(request.peer, wire.WANT_BLOCKS, wire.encode(want))
 
@@ -337,62 +382,33 @@ class Ledger:
         )
         self._wire.to_peer(peer, wire.BLOCKS, wire.encode(wire.Blocks(want.first, items)))
 
-    def _import(self, peer: str, answer: wire.Blocks) -> None:
-        """Take the blocks we asked for: proven by a certificate first, executed then, persisted last."""
+    def _take_blocks(self, peer: str, answer: wire.Blocks) -> None:
         asked = self._sync.asked
-        if asked is None or asked.peer != peer or asked.first != answer.first:
+        if asked is None or not self._sync.waiting or (asked.peer, asked.first) != (peer, answer.first):
             return  # an answer that came too late
-        before = self.chain.finalised.number
-        self._catching_up = len(answer.items) >= asked.count
-        try:
-            self._import_all(answer, asked.first)
-        except ChainError as error:
-            self._sync.failed(self._now)
-            self._wire.drop(peer, f"wrong blocks: {error}")
-            raise
-        except wire.InvalidMessage:
-            self._sync.failed(self._now)
-            raise
+        self._sync.came()
+        self._import_began_at = self.chain.finalised.number
+        self._importer.take(answer, self._now)
+
+    def _imported(self, blocks: list[FinalisedBlock], now: float) -> None:
+        self._now = now
+        self._finalised(blocks)
+
+    def _import_done(self, error: Exception | None, unproven: int, now: float) -> None:
+        """An answer was worked through."""
+        asked, self._now = self._sync.asked, now
+        assert asked is not None
+        number = self.chain.finalised.number
+        if error is not None:
+            self.refused[wire.BLOCKS] += 1
+            log.warning("sync.refused", peer=asked.peer, first=asked.first, reason=str(error)[:200])
+            self._wire.drop(asked.peer, f"wrong blocks: {str(error)[:200]}")
+            self._sync.failed(now)
+        elif number > self._import_began_at or unproven or self._sync.follow_anchor(self._importer.anchor):
+            log.info("sync.progressed", number=number, target=self._sync.target, held=unproven)
+            self._sync.answered(unproven)
         else:
-            if self.chain.finalised.number > before:
-                self._sync.answered()
-            else:
-                self._sync.failed(self._now)
-        finally:
-            if self.chain.finalised.number > before and self.validator is not None:
-                self.validator.restart(self._now)
-            self._ask(self._now)
-
-    def _import_all(self, answer: wire.Blocks, first: int) -> None:
-        batch: list[Block] = []
-        for height, (raw, proof) in enumerate(answer.items, first):
-            batch.append(messages.decode_block(raw))
-            if batch[-1].height != height:
-                raise wire.InvalidMessage("not the blocks that were asked for")
-            if proof is not None:
-                self._import_proven(batch, messages.decode_certificate(proof))
-                batch = []
-        if batch:
-            raise wire.InvalidMessage("blocks without a certificate")
-
-    @property
-    def catching_up(self) -> bool:
-        """Whether more finalised blocks are on their way: what is final here is not the newest."""
-        return self._catching_up and self._sync.asked is not None
-
-    def _import_proven(self, batch: list[Block], proof: Certificate) -> None:
-        fresh = [block for block in batch if block.height > self.chain.finalised.number]
-        if not fresh:
-            return
-        certificate.verify_finalisation(
-            proof,
-            fresh[-1],
-            self._addresses,
-            self.chain.network.quorum_size,
-            self.chain.network.chain_id,
-            self.chain.genesis_digest,
-        )
-        for block in fresh:
-            self.chain.add(block, None)
-        self._finalised(self.chain.finalise(fresh, proof))
-
+            self._sync.failed(now)
+        if number > self._import_began_at and self.validator is not None:
+            self.validator.restart(now)
+        self._ask(now)

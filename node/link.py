@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import structlog
 
 from chain.chain import Chain
+from chain.header import address_of_secret
 from node import wire
 from node.p2p.host import Network
 from node.p2p.types import MessageTooLarge
@@ -18,20 +19,21 @@ from node.p2p.types import MessageTooLarge
 log = structlog.get_logger()
 
 
-def hello(chain: Chain, peer_id: str, key: bytes | None, index: int | None) -> bytes:
-    """What this node says first; `key` and `index` if it is a validator."""
+def hello(chain: Chain, peer_id: str, key: bytes | None) -> bytes:
+    """What this node says first; `key` if it validates whenever it is in the list."""
     chain_id, genesis = chain.network.chain_id, chain.genesis_digest
-    proof = b"" if key is None or index is None else wire.prove(key, chain_id, genesis, peer_id)
-    return wire.encode(wire.Hello(wire.PROTOCOL_VERSION, chain_id, genesis, index if proof else None, proof))
+    proof = b"" if key is None else wire.prove(key, chain_id, genesis, peer_id)
+    address = None if key is None else address_of_secret(key)
+    return wire.encode(wire.Hello(wire.PROTOCOL_VERSION, chain_id, genesis, address, proof))
 
 
 class Link:
     """The ledger's wire; see ledger.LedgerWire for what each method means."""
 
-    def __init__(self, chain: Chain, own_index: int | None) -> None:
-        self._chain, self._own_index = chain, own_index
+    def __init__(self, chain: Chain, own_address: bytes) -> None:
+        self._chain, self._own_address = chain, own_address
         self._network: Network | None = None
-        self._members: dict[str, int | None] = {}  # peers of our network -> validator index
+        self._members: dict[str, bytes | None] = {}  # peers of our network -> the address whose key they proved
 
     def attach(self, network: Network, topics: Iterable[str]) -> None:
         """The network is up: follow these topics of it."""
@@ -57,16 +59,18 @@ class Link:
             raise wire.InvalidMessage(f"protocol version {said.version}, here {wire.PROTOCOL_VERSION}")
         if (said.chain_id, said.genesis) != (self._chain.network.chain_id, self._chain.genesis_digest):
             raise wire.InvalidMessage("it follows another network")
-        if said.index is not None:
-            addresses = self._chain.network.validator_addresses
-            if not 0 <= said.index < len(addresses) or said.index == self._own_index:
-                raise wire.InvalidMessage(f"no validator {said.index} to be")
-            if not wire.proves(said.proof, addresses[said.index], said.chain_id, said.genesis, peer):
-                raise wire.InvalidMessage(f"wrong proof of being validator {said.index}")
-        self._members[peer] = said.index
-        if said.index is not None and self._network is not None:
+        if said.validator is not None:
+            if said.validator == self._own_address:
+                raise wire.InvalidMessage("it validates with this node's own key")
+            if not wire.proves(said.proof, said.validator, said.chain_id, said.genesis, peer):
+                raise wire.InvalidMessage(f"wrong proof of having the key of 0x{said.validator.hex()}")
+        self._members[peer] = said.validator
+        self._prioritise(peer)
+        return self.index_of(peer)
+
+    def _prioritise(self, peer: str) -> None:
+        if self._network is not None and self.index_of(peer) is not None:
             self._network.prioritise(peer)
-        return said.index
 
     def lose(self, peer: str) -> bool:
         """The peer is gone; whether it had been admitted."""
@@ -78,7 +82,9 @@ class Link:
         return peer in self._members
 
     def index_of(self, peer: str) -> int | None:
-        return self._members.get(peer)
+        """Its place among the present validators, if it has one."""
+        address, validators = self._members.get(peer), self._chain.epochs.present.validators
+        return validators.index(address) if address in validators else None
 
     @property
     def members(self) -> int:
@@ -88,16 +94,22 @@ class Link:
     # ---- LedgerWire -------------------------------------------------------------------------------------------------
     @property
     def validators_connected(self) -> int:
-        return len({index for index in self._members.values() if index is not None})
+        return len({*self._members.values()} & {*self._chain.epochs.present.validators})
+
+    def epoch_began(self) -> None:
+        for peer in self._members:
+            self._prioritise(peer)
 
     def to_validator(self, index: int, kind: str, payload: bytes) -> None:
-        for peer, its_index in self._members.items():
-            if its_index == index:
+        wanted = self._chain.epochs.present.validators[index]
+        for peer, address in self._members.items():
+            if address == wanted:
                 self._send(peer, kind, payload)
 
     def to_validators(self, kind: str, payload: bytes) -> None:
-        for peer, index in self._members.items():
-            if index is not None:
+        validators = self._chain.epochs.present.validators
+        for peer, address in self._members.items():
+            if address in validators:
                 self._send(peer, kind, payload)
 
     def to_peer(self, peer: str, kind: str, payload: bytes) -> None:

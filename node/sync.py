@@ -1,12 +1,16 @@
-"""Catching up with the finalised chain of others: pure.
+"""Catching up with the finalised chain of others: whom to ask, for what, and when: pure.
 
 A follower asks as soon as a peer announces a newer finalised head; a validator, which learns of blocks by voting on
-them, only when it has been behind for a while. One request is in flight at a time. Announcements are not believed,
-only asked about: a peer that answers late, wrongly or with nothing new waits longer each time, and is asked for less.
+them, only when it has been behind for a while. One request is in flight at a time, and none while what came is being
+worked on. Announcements are not believed, only asked about: a peer that answers late, wrongly or with nothing new waits
+longer each time, and is asked for less.
 
-    announce(peer, number) ── behind? ── RequestBlocks(peer, first, count) ── answered ── still behind? ── ...
+    announce(peer, number) ── behind? ── RequestBlocks(peer, first, count) ── came ── worked on ── still behind? ── ...
                                                     │
                                      failed, or too late: another peer, this one later
+
+With a trusted checkpoint above our head, the digests below it are asked for first, from the checkpoint backwards
+(`anchor`): then no history but the one that leads there can be taken in.
 """
 
 from __future__ import annotations
@@ -44,13 +48,17 @@ class Sync:
     Attributes:
         number: our finalised head.
         lag_s: how long to be behind before asking (0 for followers).
-        asked: what is in flight, and when to give up on it.
+        anchor: the lowest height whose digest a trusted checkpoint proves; None without one, or once it is reached.
+        asked: what is in flight or being worked on.
+        ahead: blocks above our head that one peer has sent without a certificate yet, and that peer.
     """
 
     number: int
     lag_s: float
+    anchor: int | None = None
     asked: RequestBlocks | None = None
-    _give_up_at: float = 0.0
+    ahead: tuple[str, int] | None = None
+    _give_up_at: float | None = None  # None while what came is being worked on
     _sources: dict[str, _Source] = field(default_factory=dict)
     _behind_since: float | None = None
 
@@ -68,23 +76,30 @@ class Sync:
     def lost(self, peer: str) -> None:
         """The peer is gone."""
         self._sources.pop(peer, None)
-        if self.asked is not None and self.asked.peer == peer:
+        if self.ahead is not None and self.ahead[0] == peer:
+            self.ahead = None
+        if self.asked is not None and self.asked.peer == peer and self._give_up_at is not None:
             self.asked = None
 
+    def came(self) -> None:
+        """What is in flight has arrived and is being worked on: `failed` or `answered` follows."""
+        self._give_up_at = None
+
     def failed(self, now: float) -> None:
-        """What is in flight came to nothing: wrong, empty or too late."""
+        """What was asked for came to nothing: wrong, empty or too late."""
         assert self.asked is not None
         source = self._sources.get(self.asked.peer)
         if source is not None:
             source.retry_at = now + min(RETRY_MIN_S * 2**source.failures, RETRY_MAX_S)
             source.failures += 1
-        self.asked = None
+        self.asked, self.ahead = None, None
 
-    def answered(self) -> None:
-        """What is in flight came and brought us further."""
+    def answered(self, unproven: int = 0) -> None:
+        """What was asked for brought us further, or `unproven` blocks above our head, of which we need more."""
         assert self.asked is not None
         if (source := self._sources.get(self.asked.peer)) is not None:
             source.failures = 0
+        self.ahead = (self.asked.peer, unproven) if unproven else None
         self.asked = None
 
     def advance(self, number: int, now: float) -> None:
@@ -92,10 +107,27 @@ class Sync:
         if number > self.number:
             self.number = number
             self._behind_since = now if self.target > number else None
+            if self.anchor is not None and self.anchor <= number:
+                self.anchor = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is in flight, and not here yet."""
+        return self.asked is not None and self._give_up_at is not None
+
+    def follow_anchor(self, anchor: int | None) -> bool:
+        """The checkpoint proves digests down to `anchor`; whether that is new."""
+        lower = anchor is not None and self.anchor is not None and anchor < self.anchor
+        self.anchor = anchor
+        return lower
+
+    @property
+    def anchoring(self) -> bool:
+        return self.anchor is not None and self.anchor > self.number + 1
 
     def next_request(self, now: float) -> RequestBlocks | None:
         """What to ask of whom now, if anything."""
-        if self.asked is not None and now >= self._give_up_at:
+        if self.asked is not None and self._give_up_at is not None and now >= self._give_up_at:
             self.failed(now)
         if self.target <= self.number:
             self._behind_since = None
@@ -104,13 +136,24 @@ class Sync:
             self._behind_since = now
         if self.asked is not None or now < self._behind_since + self.lag_s:
             return None
-        ready = [(s.failures, -s.announced, peer) for peer, s in self._ahead() if s.retry_at <= now]
+        if self.ahead is not None:
+            peer, unproven = self.ahead
+            return self._ask(RequestBlocks(peer, self.number + 1 + unproven, BLOCKS_MAX), now)
+        least = self.anchor - 1 if self.anchoring and self.anchor is not None else self.number
+        ready = [(s.failures, -s.announced, peer) for peer, s in self._ahead(least) if s.retry_at <= now]
         if not ready:
             return None
         failures, _, peer = min(ready)
-        self.asked = RequestBlocks(peer, self.number + 1, max(1, BLOCKS_MAX >> failures))
-        self._give_up_at = now + REQUEST_TIMEOUT_S
-        return self.asked
+        count = max(1, BLOCKS_MAX >> failures)
+        if not self.anchoring:
+            return self._ask(RequestBlocks(peer, self.number + 1, count), now)
+        assert self.anchor is not None
+        first = max(self.number + 1, self.anchor + 1 - count)
+        return self._ask(RequestBlocks(peer, first, self.anchor + 1 - first), now)
+
+    def _ask(self, request: RequestBlocks, now: float) -> RequestBlocks:
+        self.asked, self._give_up_at = request, now + REQUEST_TIMEOUT_S
+        return request
 
     @property
     def deadline(self) -> float | None:
@@ -119,8 +162,8 @@ class Sync:
             return self._give_up_at
         if self._behind_since is None:
             return None
-        retries = [source.retry_at for _, source in self._ahead()]
+        retries = [source.retry_at for _, source in self._ahead(self.number)]
         return max(self._behind_since + self.lag_s, min(retries, default=0.0))
 
-    def _ahead(self) -> list[tuple[str, _Source]]:
-        return [(peer, source) for peer, source in self._sources.items() if source.announced > self.number]
+    def _ahead(self, number: int) -> list[tuple[str, _Source]]:
+        return [(peer, source) for peer, source in self._sources.items() if source.announced > number]

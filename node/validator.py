@@ -1,28 +1,46 @@
-"""The shell around the pure consensus machine: signatures, execution, disk and wire of one validator.
+"""The shell around the pure consensus machine: signatures, execution, disk and wire of one validator in one epoch.
 
-Everything is called from the ledger, one event at a time; nothing here awaits. What the machine asks for is done in
-the order in which it asks, and votes are on disk before anything that follows them.
+Everything is called from the ledger, one event at a time; nothing here awaits. What the machine asks for is done in the
+order in which it asks, but what is to be kept is on disk before anything else is done; blocks are executed in the
+workshop, and the machine is told the outcome when it comes.
+
+    tip or pool changed ── evaluate (what of the pool can run on the tip?) ──> WorkChanged, claims to attest
+    BuildBlock ── close the evaluation of this tip; or evaluate and close ──> Built
+    CheckBlock ── execute ── attestations of its claims ──> Checked
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
 
 from chain import certificate, claims, consensus, messages
-from chain.chain import Chain, FinalisedBlock
+from chain.chain import Chain, Evaluation, FinalisedBlock
 from chain.mempool import Mempool
+from chain.overlay import Executed
 from chain.store import Store
-from chain.types import Block, Certificate, Claim, InvalidBlock, InvalidVote, Transaction, UnknownParent, VoteKind
+from chain.types import (
+    Block,
+    Certificate,
+    Claim,
+    Epoch,
+    InvalidBlock,
+    InvalidVote,
+    UnknownParent,
+    Vote,
+    VoteKind,
+)
+from node.prospects import Prospects, Version
+from node.workshop import Workshop
 
 log = structlog.get_logger()
 
 LINGER_S: Final = 0.01  # on an idle chain: lets transactions that arrive together share a block
-CLAIMS_KNOWN_MAX: Final = 8192
 
 
 class ValidatorWire(Protocol):
@@ -33,30 +51,14 @@ class ValidatorWire(Protocol):
     def to_validators(self, kind: str, payload: bytes) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Evaluated:
-    """What could stand in a block on `tip`, and how much was known then."""
-
-    tip: bytes
-    version: tuple[int, int]  # of the mempool; how many attestations had come in
-    ready: tuple[Transaction, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Claiming:
-    """A transaction that logs claims without a quorum when it is executed on `tip`; on another it may log none."""
-
-    tip: bytes
-    claims: frozenset[bytes]
-
-
 class Validator:
-    """One validator's part in consensus.
+    """One validator's part in the consensus of one epoch.
 
     Args:
         key: the secp256k1 secret; `index` its place in the epoch's validator list.
         attested: what is known of claims, shared with the ledger.
-        on_final: called for every block that became final, oldest first.
+        on_final: called for every block that became final, oldest first. If that ended the epoch, this validator does
+            nothing any more.
         on_claim: called once for each claim of an executable transaction that lacks its quorum.
         clock: wall clock, unix seconds, for block timestamps; every `now` is monotonic.
     """
@@ -70,21 +72,20 @@ class Validator:
         key: bytes,
         index: int,
         wire: ValidatorWire,
+        workshop: Workshop,
         on_final: Callable[[list[FinalisedBlock]], None],
         on_claim: Callable[[bytes, Claim], None],
         clock: Callable[[], float],
     ) -> None:
-        self._chain, self._store, self._mempool, self._attested = chain, store, mempool, attested
-        self._key, self._index, self._wire = key, index, wire
-        self._on_final, self._on_claim, self._clock = on_final, on_claim, clock
-        network = chain.network
-        self._addresses = network.validator_addresses
-        self._quorum = network.quorum_size
-        self._claims: dict[bytes, _Claiming] = {}  # by transaction
+        self.epoch: Epoch = chain.epochs.present
+        self._chain, self._store, self._attested = chain, store, attested
+        self._key, self._index, self._wire, self._workshop = key, index, wire, workshop
+        self._on_final, self._clock = on_final, clock
+        self._prospects = Prospects(chain, mempool, attested, self.epoch.validators[index], on_claim, clock)
         self._evaluate_at: float | None = None
-        self._attestations_seen = 0
-        self._evaluated: _Evaluated | None = None
+        self._evaluating = False  # or building: one at a time
         self._wake: float | None = None
+        self._evidence: set[int] = set()  # voters of whom it is kept
         self._machine = self._new_machine()
 
     # ---- what the ledger tells us -----------------------------------------------------------------------------------
@@ -94,12 +95,14 @@ class Validator:
     def restart(self, now: float) -> None:
         """The finalised chain was caught up by other means: begin again above it, with the votes that are on disk."""
         self._machine = self._new_machine()
-        self._evaluated = None
+        self._prospects.latest, self._evaluating = None, False
         self.start(now)
 
     def receive(self, sender: int, payload: bytes, now: float) -> None:
         """A consensus message of validator `sender`. Raises InvalidVote, InvalidBlock: malformed or wrongly signed."""
         message = messages.decode(payload)
+        if not messages.is_of_epoch(message, self.epoch.number):
+            return  # it is behind, or we are; which validators it speaks of is not known here, or history
         for block in messages.blocks_of(message):
             self._chain.check_identity(block)
         self._verify(message)
@@ -116,7 +119,7 @@ class Validator:
 
     def attested(self, now: float) -> None:
         """A verdict came in: a transaction may be ready now."""
-        self._attestations_seen += 1
+        self._prospects.attested()
         self.pool_changed(now)
 
     def connected(self, index: int, now: float) -> None:
@@ -126,7 +129,7 @@ class Validator:
     def tick(self, now: float) -> None:
         if self._evaluate_at is not None and now >= self._evaluate_at:
             self._evaluate_at = None
-            self._step_if_changed(now)
+            self._look_for_work(now)
         if self._wake is not None and now >= self._wake:
             self._wake = None
             self._step(consensus.Ticked(), now)
@@ -143,22 +146,24 @@ class Validator:
 
     def transactions_claiming(self, claim: bytes) -> list[bytes]:
         """The pooled transactions that are known to log a claim."""
-        return [tx for tx, found in self._claims.items() if claim in found.claims]
+        return self._prospects.claiming(claim)
 
     # ---- the machine ------------------------------------------------------------------------------------------------
     def _new_machine(self) -> consensus.Simplex:
-        votes, blocks = self._store.votes_and_blocks()
-        network = self._chain.network
+        kept = self._store.vote_log()
+        begun, floor = (None, None) if kept.floor is None else kept.floor
         return consensus.Simplex(
-            validators=len(self._addresses),
+            validators=len(self.epoch.validators),
             me=self._index,
-            epoch=self._chain.finalised.epoch,
-            delta_s=network.block_delay_s,
+            epoch=self.epoch.number,
+            delta_s=self._chain.network.block_delay_s,
             final=self._chain.final_block,
             final_certificate=self._chain.finalised_certificate,
-            votes=votes,
-            blocks=blocks,
-            quorum=self._quorum,
+            votes=kept.votes,
+            blocks=kept.blocks,
+            certificates=kept.certificates,
+            quorum=self.epoch.quorum,
+            vote_floor=floor if begun in (None, self.epoch.number) else 0,
             sign=self._sign,
         )
 
@@ -169,45 +174,64 @@ class Validator:
 
     def _verify(self, message: consensus.Message) -> None:
         chain_id, genesis = self._chain.network.chain_id, self._chain.genesis_digest
+        validators = self.epoch.validators
         for vote in messages.votes_of(message):
-            certificate.verify_vote(vote, self._addresses, chain_id, genesis)
+            certificate.verify_vote(vote, validators, chain_id, genesis)
         for each in messages.certificates_of(message):
-            certificate.verify_certificate(each, self._addresses, self._quorum, chain_id, genesis)
-
-    def _step_if_changed(self, now: float) -> None:
-        pending = self._is_pending()
-        if pending != self._machine.pending:
-            self._step(consensus.WorkChanged(pending), now)
+            certificate.verify_certificate(each, validators, self.epoch.quorum, chain_id, genesis)
 
     def _step(self, event: consensus.Event, now: float) -> None:
         """Feed the machine, carry out what it asks for, until it rests."""
         todo: deque[consensus.Event] = deque([event])
         while todo:
-            effects = deque(self._machine.step(todo.popleft(), now))
-            while effects:
-                answer = self._carry_out(effects)
+            machine = self._machine
+            effects = machine.step(todo.popleft(), now)
+            self._persist(effects)
+            self._keep_evidence()
+            for effect in effects:
+                answer = self._carry_out(effect)
+                if self._epoch_is_over:
+                    return
                 if answer is not None:
                     todo.append(answer)
-            if not todo and (pending := self._is_pending()) != self._machine.pending:
-                todo.append(consensus.WorkChanged(pending))
+        self._look_for_work(now)
 
-    def _carry_out(self, effects: deque[consensus.Effect]) -> consensus.Event | None:
-        match effects.popleft():
-            case consensus.PersistVote() as first:
-                batch = [(first.vote, first.block)]
-                while effects and isinstance(effects[0], consensus.PersistVote):
-                    follower = effects.popleft()
-                    assert isinstance(follower, consensus.PersistVote)
-                    batch.append((follower.vote, follower.block))
-                self._store.log_votes(batch)
-                for vote, _ in batch:
-                    log.debug("vote.persisted", view=vote.view, kind=vote.kind)
+    @property
+    def _epoch_is_over(self) -> bool:
+        return self._chain.epochs.present.number != self.epoch.number
+
+    def _persist(self, effects: list[consensus.Effect]) -> None:
+        """Early is as good as in time: so all that one step wants kept is one transaction."""
+        votes: list[tuple[Vote, Block | None]] = []
+        certificates: list[Certificate] = []
+        floor = None
+        for effect in effects:
+            match effect:
+                case consensus.PersistVote(vote, block):
+                    votes.append((vote, block))
+                case consensus.PersistCertificate(proof):
+                    certificates.append(proof)
+                case consensus.PersistFloor(view):
+                    floor = (self.epoch.number, view)
+                    log.info("vote_log.begun", epoch=self.epoch.number, above_view=view)
+        if votes or certificates or floor is not None:
+            self._store.log_votes(votes, certificates, floor)
+
+    def _keep_evidence(self) -> None:
+        for first, second in self._machine.evidence if len(self._machine.evidence) > len(self._evidence) else ():
+            if first.voter not in self._evidence:
+                self._evidence.add(first.voter)
+                self._store.put_evidence(first, second)
+                log.warning("validator.equivocated", index=first.voter, epoch=first.epoch, view=first.view)
+
+    def _carry_out(self, effect: consensus.Effect) -> consensus.Event | None:
+        match effect:
             case consensus.Send(to=to, message=message):
                 self._send(to, message)
-            case consensus.BuildBlock() as wanted:
-                return consensus.Built(wanted.view, self._build(wanted))
+            case consensus.BuildBlock():
+                return self._build(effect)
             case consensus.CheckBlock(block=block, notarised=notarised):
-                return consensus.Checked(block.digest, self._check(block, notarised))
+                return self._check(block, notarised)
             case consensus.Finalised(blocks=blocks, certificate=proof):
                 self._finalise(list(blocks), proof)
             case consensus.WakeAt(time=time):
@@ -221,90 +245,135 @@ class Validator:
         else:
             self._wire.to_validator(to, "consensus", payload)
 
-    # ---- blocks -----------------------------------------------------------------------------------------------------
-    def _build(self, wanted: consensus.BuildBlock) -> Block | None:
-        if wanted.view != self._machine.view or not self._chain.has(wanted.parent.digest):
-            return None
-        work = self._evaluate(wanted.parent.digest)
-        if not work.ready and not wanted.empty:
-            return None
-        now = int(self._clock())
-        block = self._chain.build(
-            wanted.parent.digest, wanted.view, self._machine.epoch, work.ready, now, self._key, self._attested.quorum
-        )
-        log.debug("block.built", number=block.height, view=block.view, transactions=len(work.ready))
-        beside = self._attested.beside(self._chain.claim_digest(claim) for claim in self._chain.claims(block.digest))
-        return replace(block, attestations=beside)
-
-    def _check(self, block: Block, notarised: bool) -> bool:
+    # ---- blocks of others -------------------------------------------------------------------------------------------
+    def _check(self, block: Block, notarised: bool) -> consensus.Event | None:
         """Execute a proposal; of one that is not notarised yet every claim must be attested beside it."""
         try:
-            self._chain.add(block, None if notarised else int(self._clock()))
-            if not notarised:
-                self._check_claims(block)
+            job = self._chain.adding(block, None if notarised else int(self._clock()))
+            if job is None:
+                return consensus.Checked(block.digest, notarised or self._claims_attested(block))
         except (InvalidBlock, UnknownParent) as error:
             log.warning("block.refused", view=block.view, reason=str(error))
-            return False
-        return True
+            return consensus.Checked(block.digest, False)
+        self._workshop.submit(partial(_valid, job), partial(self._checked, self._machine, block, notarised))
+        return None
 
-    def _check_claims(self, block: Block) -> None:
-        """Raises InvalidBlock unless a quorum of attestations stands beside the block for each of its claims."""
+    def _checked(
+        self,
+        machine: consensus.Simplex,
+        block: Block,
+        notarised: bool,
+        outcome: Executed | InvalidBlock,
+        now: float,
+    ) -> None:
+        ok = False
+        if isinstance(outcome, InvalidBlock):
+            log.warning("block.refused", view=block.view, reason=str(outcome))
+        else:
+            self._chain.keep(outcome)
+            ok = self._chain.has(block.digest) and (notarised or self._claims_attested(block))
+        if machine is self._machine and not self._epoch_is_over:
+            self._step(consensus.Checked(block.digest, ok), now)
+
+    def _claims_attested(self, block: Block) -> bool:
+        """Whether a quorum of attestations stands beside the block for each of its claims."""
         wanted = {self._chain.claim_digest(claim) for claim in self._chain.claims(block.digest)}
         for attestation in block.attestations:
             if attestation.claim not in wanted or attestation in self._attested.of(attestation.claim):
                 continue
             try:
-                claims.verify_attestation(attestation, self._addresses)
+                claims.verify_attestation(attestation, self.epoch.validators)
             except InvalidVote as error:
-                raise InvalidBlock(block.digest, str(error)) from None
+                log.warning("block.refused", view=block.view, reason=str(error))
+                return False
             self._attested.add(attestation)
-        for claim in wanted:
-            if not claims.has_quorum(block.attestations, claim, self._quorum):
-                raise InvalidBlock(block.digest, "a claim lacks its quorum of attestations")
+        lacking = [each for each in wanted if not claims.has_quorum(block.attestations, each, self.epoch.quorum)]
+        if lacking:
+            log.warning("block.refused", view=block.view, reason="a claim lacks its quorum of attestations")
+        return not lacking
 
     def _finalise(self, blocks: list[Block], proof: Certificate) -> None:
         finalised = self._chain.finalise(blocks, proof)
         for block in finalised:
-            for transaction in block.transactions:
-                self._claims.pop(transaction, None)
+            self._prospects.finalised(block.transactions)
         self._on_final(finalised)
 
-    # ---- work -------------------------------------------------------------------------------------------------------
-    def _is_pending(self) -> bool:
-        """Whether a transaction is executable on the tip with all its claims attested."""
+    # ---- own blocks and work ----------------------------------------------------------------------------------------
+    def _build(self, wanted: consensus.BuildBlock) -> consensus.Event | None:
+        """Close what was evaluated already, or evaluate and close."""
+        parent, chain, key, epoch = wanted.parent.digest, self._chain, self._key, self.epoch.number
+        if not chain.has(parent):
+            return consensus.Built(wanted.view, None)
+        closable = self._prospects.closable(parent)
+        if closable is not None and not closable.ready and not wanted.empty:
+            return consensus.Built(wanted.view, None)
+        evaluating = None if closable else self._prospects.evaluating(parent, self._prospects.candidates(parent))
+
+        def build() -> tuple[Evaluation, Executed | None]:
+            evaluation = evaluating() if evaluating is not None else closable
+            assert evaluation is not None
+            if not evaluation.ready and not wanted.empty:
+                return evaluation, None
+            return evaluation, chain.closing(evaluation, wanted.view, epoch, key)()
+
+        self._prospects.latest, self._evaluating = None, True
+        done = partial(self._built, self._machine, wanted, self._prospects.version, self._clock())
+        self._workshop.submit(build, done)
+        return None
+
+    def _built(
+        self,
+        machine: consensus.Simplex,
+        wanted: consensus.BuildBlock,
+        version: Version,
+        began: float,
+        outcome: tuple[Evaluation, Executed | None],
+        now: float,
+    ) -> None:
+        evaluation, executed = outcome
+        if machine is not self._machine or self._epoch_is_over:
+            return
+        self._evaluating = False
+        self._prospects.take(evaluation, version, began, closed=executed is not None)
+        claimed = () if executed is None else [self._chain.claim_digest(claim) for claim in executed.claims]
+        block = None
+        if executed is not None and self._chain.has(wanted.parent.digest) and all(map(self._attested.quorum, claimed)):
+            self._chain.keep(executed)
+            block = replace(executed.block, attestations=self._attested.beside(claimed))
+            log.debug("block.built", number=block.height, view=block.view, transactions=len(evaluation.ready))
+        if block is None:
+            self._prospects.found_none()
+        self._step(consensus.Built(wanted.view, block), now)
+
+    def _look_for_work(self, now: float) -> None:
+        """Find out whether a transaction is executable on the tip with all its claims attested, if that may be new."""
         tip = self._machine.tip.digest
-        seen = self._evaluated
-        if not self._chain.has(tip):
-            return self._machine.pending  # its body is on the way
-        if seen is not None and seen.tip == tip and (seen.ready or self._evaluate_at is not None):
-            return bool(seen.ready)  # work stays work until a proposer finds none; or we linger
-        return bool(self._evaluate(tip).ready)
+        if self._evaluating or self._epoch_is_over or not self._chain.has(tip):
+            return  # later; if the tip is not here, its body is on the way
+        seen = self._prospects.known(tip)
+        # Work stays work until a proposer finds none; and we linger for more to come in.
+        if seen is None or not (seen.ready or seen.version == self._prospects.version or self._evaluate_at is not None):
+            candidates = self._prospects.candidates(tip)
+            if candidates:
+                self._evaluating = True
+                done = partial(self._evaluation_done, self._machine, self._prospects.version, self._clock())
+                self._workshop.submit(self._prospects.evaluating(tip, candidates), done)
+                return
+            seen = self._prospects.nothing(tip)
+        if seen.ready != self._machine.pending:
+            self._step(consensus.WorkChanged(seen.ready), now)
 
-    def _evaluate(self, tip: bytes) -> _Evaluated:
-        """What could stand in a block on `tip`; executed anew only if something changed."""
-        version = (self._mempool.version, self._attestations_seen)
-        if self._evaluated is None or (self._evaluated.tip, self._evaluated.version) != (tip, version):
-            self._evaluated = _Evaluated(tip, version, self._ready(tip))
-        return self._evaluated
+    def _evaluation_done(
+        self, machine: consensus.Simplex, version: Version, began: float, evaluation: Evaluation, now: float
+    ) -> None:
+        if machine is self._machine and not self._epoch_is_over:
+            self._evaluating = False
+            self._prospects.take(evaluation, version, began, closed=False)
+            self._look_for_work(now)
 
-    def _ready(self, parent: bytes) -> tuple[Transaction, ...]:
-        """The pooled transactions that a block on `parent` may hold; asks for attestations of those that wait."""
-        candidates = [tx for tx in self._mempool.candidates() if self._may_run(tx, parent)]
-        if not candidates:
-            return ()
-        selection = self._chain.select(parent, candidates, self._attested.quorum, int(self._clock()))
-        if len(self._claims) > CLAIMS_KNOWN_MAX:
-            pooled = set(self._mempool.hashes())
-            self._claims = {tx: found for tx, found in self._claims.items() if tx in pooled}
-        for claim, transaction in selection.unattested:
-            digest = self._chain.claim_digest(claim)
-            known = self._claims.get(transaction)
-            others = known.claims if known is not None and known.tip == parent else frozenset()
-            self._claims[transaction] = _Claiming(parent, others | {digest})
-            self._on_claim(digest, claim)
-        return selection.ready
 
-    def _may_run(self, transaction: Transaction, parent: bytes) -> bool:
-        """Not if it is known to log a claim there that lacks its quorum."""
-        known = self._claims.get(transaction.hash)
-        return known is None or known.tip != parent or all(map(self._attested.quorum, known.claims))
+def _valid(job: Callable[[], Executed]) -> Executed | InvalidBlock:
+    try:
+        return job()
+    except InvalidBlock as error:
+        return error

@@ -15,12 +15,13 @@ from msgspec import Meta
 
 from chain.types import Attestation
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 TRANSACTIONS_MAX: Final = 512  # in one batch
 TRANSACTION_BYTES_MAX: Final = 60 * 1024  # as chain.evm takes them
 GOSSIP_BYTES_MAX: Final = 64 * 1024
 ATTESTATIONS_MAX: Final = 1024
-BLOCKS_MAX: Final = 128  # in one answer
+BLOCKS_MAX: Final = 128  # asked for at once
+ITEMS_MAX: Final = 1024  # in one answer: with the empty blocks that prove the last one of an epoch
 BLOCKS_BYTES_MAX: Final = 900_000  # of one answer to WantBlocks
 
 CONSENSUS: Final = "consensus"
@@ -45,12 +46,12 @@ class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Hello(_Wire, frozen=True):
-    """First words of a connection; `proof` shows that the peer holds validator `index`'s key."""
+    """First words of a connection; `proof` shows that the peer holds the key of `validator`, an address."""
 
     version: int
     chain_id: int
     genesis: Digest
-    index: int | None
+    validator: Annotated[bytes, Meta(min_length=20, max_length=20)] | None
     proof: bytes
 
 
@@ -88,7 +89,7 @@ class Blocks(_Wire, frozen=True):
     """
 
     first: int
-    items: Annotated[tuple[tuple[bytes, bytes | None], ...], Meta(max_length=BLOCKS_MAX)]
+    items: Annotated[tuple[tuple[bytes, bytes | None], ...], Meta(max_length=ITEMS_MAX)]
 
 
 Message = TypeVar("Message", bound=_Wire)

@@ -15,6 +15,7 @@ import trio
 from chain.chain import Chain
 from chain.genesis import Network, ValidatorEntry
 from chain.store import Store
+from chain.system import System
 from chain.types import FINALISE, Certificate
 from learner import canonical, data, manifest
 from learner.card import Card
@@ -42,6 +43,8 @@ NETWORK = Network(
     balances={RICH: BALANCE},
 )
 
+EMPTY = System(lambda _network: {}, lambda _log: None, lambda _claim, _chain_id, _genesis: bytes(32), lambda _log: None)
+
 # The model of TinyNode's jobs: over the dataset `flowers` of two features and three classes.
 MANIFEST = manifest.Manifest(
     model=manifest.Mlp((2, 3)), dataset=b"\x44" * 32, dataset_size=100, batch_size=1, steps=1, learning_rate=0.5,
@@ -63,7 +66,7 @@ class TinyNode:
 
     def __init__(self, folder: Path) -> None:
         self._store = Store(folder / "chain", 1 << 26)
-        self.chain = Chain(self._store, NETWORK, {}, lambda log: None, lambda claim, chain_id, genesis: bytes(32))
+        self.chain = Chain(self._store, NETWORK, EMPTY)
         self.blobs = BlobStore(folder / "blobs", 1 << 26)
         for blob in (STATE, MANIFEST.encode()):
             self.blobs.put(blob)

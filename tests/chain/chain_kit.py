@@ -10,6 +10,7 @@ from chain.evm import Account
 from chain.genesis import Network, ValidatorEntry
 from chain.header import address_of_secret
 from chain.store import Store
+from chain.system import System
 from chain.transaction import sign_transaction
 from chain.types import FINALISE, Block, Certificate, Claim, Log, Transaction
 
@@ -46,6 +47,9 @@ _FURNACE_CODE = bytes.fromhex("5b5f56")
 MAYFLY = b"\xc8" * 20
 _MAYFLY_CODE = bytes.fromhex("33ff")
 
+# as LOGGER: its logs end an epoch (validators_of below)
+CHANGER = b"\xc9" * 20
+
 CONTRACTS = {
     address: Account(nonce=1, code=code)
     for address, code in (
@@ -57,6 +61,7 @@ CONTRACTS = {
         (SPIRAL, _SPIRAL_CODE),
         (FURNACE, _FURNACE_CODE),
         (MAYFLY, _MAYFLY_CODE),
+        (CHANGER, _LOGGER_CODE),
     )
 }
 
@@ -84,8 +89,24 @@ def claim_digest(claim: Claim, chain_id: int, genesis: bytes) -> bytes:
     return claim.update
 
 
+def validators_of(log: Log) -> tuple[int, tuple[bytes, ...]] | None:
+    """A log of CHANGER: its topic is the number of the next epoch, the rest its validators' addresses."""
+    if log.address != CHANGER:
+        return None
+    addresses = log.data[32:]
+    return int.from_bytes(log.topics[0], "big"), tuple(addresses[at : at + 20] for at in range(0, len(addresses), 20))
+
+
+def change(epoch: int, validators: Iterable[bytes]) -> bytes:
+    """The calldata that has CHANGER begin an epoch with the validators of these keys."""
+    return epoch.to_bytes(32, "big") + b"".join(map(address_of_secret, validators))
+
+
+SYSTEM = System(lambda _network: CONTRACTS, claim_of, claim_digest, validators_of)
+
+
 def open_chain(path: Path, network: Network | None = None) -> Chain:
-    return Chain(Store(path, map_size=1 << 28), network or make_network(), CONTRACTS, claim_of, claim_digest)
+    return Chain(Store(path, map_size=1 << 28), network or make_network(), SYSTEM)
 
 
 def close(chain: Chain) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,12 @@ from hypothesis import strategies as st
 
 from chain import evm
 from chain import header as rules
-from chain.chain import Chain, UnknownBlock
+from chain.chain import Chain, Evaluation, UnknownBlock
 from chain.evm_codec import decode_block
 from chain.store import Store, StoreError
-from chain.types import Attestation, Block, Certificate, InvalidBlock, InvalidTransaction, UnknownParent
+from chain.types import Attestation, Block, Certificate, InvalidBlock, InvalidTransaction, Transaction, UnknownParent
 from tests.chain.chain_kit import (
     ADDRESSES,
-    CONTRACTS,
     COUNTER,
     FURNACE,
     GENESIS_TIME,
@@ -29,11 +29,10 @@ from tests.chain.chain_kit import (
     LOGGER,
     NOW,
     RICH,
+    SYSTEM,
     VALIDATORS,
     build,
     certificate,
-    claim_digest,
-    claim_of,
     close,
     extend,
     finalise,
@@ -253,7 +252,7 @@ def test_blocks_from_nowhere_and_from_behind_the_final_head_have_no_parent(chain
     with pytest.raises(UnknownParent):
         other.add(build(chain, chain.genesis_digest, 3), NOW)
     with pytest.raises(UnknownParent):
-        other.select(chain.genesis_digest, (), lambda claim: True, NOW)
+        other.evaluating(chain.genesis_digest, (), NOW, bytes(20))
 
 
 @pytest.fixture(scope="module")
@@ -413,7 +412,7 @@ def test_a_database_of_another_network_is_refused(tmp_path: Path) -> None:
     close(open_chain(tmp_path))
     store = Store(tmp_path, 1 << 28)
     with pytest.raises(StoreError, match="another network"):
-        Chain(store, make_network(gas_limit=16_000_000), CONTRACTS, claim_of, claim_digest)
+        Chain(store, make_network(gas_limit=16_000_000), SYSTEM)
 
 
 def test_finality_prunes_the_vote_log_up_to_its_view(chain: Chain) -> None:
@@ -423,10 +422,16 @@ def test_finality_prunes_the_vote_log_up_to_its_view(chain: Chain) -> None:
     votes = [Vote(0, view, NOTARISE, block.digest, 0, bytes(65)) for view in (3, 4, 5)]
     chain._store.log_votes([(vote, block) for vote in votes])
     finalise(chain, block)
-    assert chain._store.votes_and_blocks() == ((votes[2],), ())
+    log = chain._store.vote_log()
+    assert (log.votes, log.blocks) == ((votes[2],), ())
 
 
 # -- claims ----------------------------------------------------------------------------------------------------------
+
+
+def evaluate(chain: Chain, candidates: Sequence[Transaction], attested: Container[bytes] | None) -> Evaluation:
+    proposer = chain.network.validator_addresses[1]
+    return chain.evaluating(chain.genesis_digest, candidates, NOW, proposer, attested)()
 
 
 def test_candidates_are_sorted_into_ready_waiting_and_unattested(chain: Chain) -> None:
@@ -436,10 +441,10 @@ def test_candidates_are_sorted_into_ready_waiting_and_unattested(chain: Chain) -
     gap = tx(chain, 2, 1, COUNTER)
     poor = tx(chain, 3, 0, COUNTER, value=RICH)
     candidates = [claiming, behind, free, gap, poor]
-    unseen = chain.select(chain.genesis_digest, candidates, lambda claim: False, NOW)
+    unseen = evaluate(chain, candidates, ())
     assert unseen.ready == (free,)
     assert [(claim.update, origin) for claim, origin in unseen.unattested] == [(CLAIM, claiming.hash)]
-    attested = chain.select(chain.genesis_digest, candidates, lambda claim: claim == CLAIM, NOW)
+    attested = evaluate(chain, candidates, {CLAIM})
     assert attested.ready == (claiming, behind, free)
     assert attested.unattested == ()
     assert chain.finalised.number == 0
@@ -447,7 +452,7 @@ def test_candidates_are_sorted_into_ready_waiting_and_unattested(chain: Chain) -
 
 def test_selecting_leaves_no_trace_and_a_block_of_what_is_ready_takes_all_of_it(chain: Chain, other: Chain) -> None:
     candidates = [tx(chain, user, 0, LOGGER, bytes([user]) * 32) for user in range(4)]
-    ready = chain.select(chain.genesis_digest, candidates, lambda claim: claim[0] % 2 == 0, NOW).ready
+    ready = evaluate(chain, candidates, {bytes([user]) * 32 for user in (0, 2)}).ready
     block = build(chain, chain.genesis_digest, 1, ready)
     assert block == build(other, other.genesis_digest, 1, ready)
     finalise(chain, block)
@@ -455,9 +460,9 @@ def test_selecting_leaves_no_trace_and_a_block_of_what_is_ready_takes_all_of_it(
     assert len(ready) == 2
 
 
-def test_a_block_built_with_attestations_in_mind_leaves_out_the_unattested(chain: Chain) -> None:
+def test_a_block_closed_upon_an_evaluation_holds_what_was_ready_and_is_not_executed_again(chain: Chain) -> None:
     candidates = [tx(chain, 0, 0, LOGGER, CLAIM), tx(chain, 1, 0, COUNTER)]
-    block = chain.build(chain.genesis_digest, 1, 0, candidates, NOW, VALIDATORS[1], attested=lambda claim: False)
+    block = chain.keep(chain.closing(evaluate(chain, candidates, ()), 1, 0, VALIDATORS[1])())
     assert chain.claims(block.digest) == ()
     assert chain.block(block.digest).transactions[0].sender == ADDRESSES[1]
 
@@ -481,7 +486,7 @@ def test_the_claims_of_a_block_are_those_that_its_execution_logged(chain: Chain,
 def test_a_selection_is_bounded_by_the_gas_of_a_block(tmp_path: Path) -> None:
     chain = open_chain(tmp_path, make_network(gas_limit=1_000_000))
     hungry = [tx(chain, user, 0, FURNACE, gas=300_000) for user in range(5)]
-    ready = chain.select(chain.genesis_digest, hungry, lambda claim: True, NOW).ready
+    ready = evaluate(chain, hungry, None).ready
     assert ready == tuple(hungry[:3])
     block = build(chain, chain.genesis_digest, 1, hungry)
     assert chain.block(block.digest).gas_used == 900_000
@@ -491,7 +496,7 @@ def test_executing_what_is_taken_back_again_is_bounded_too(tmp_path: Path) -> No
     chain = open_chain(tmp_path, make_network(gas_limit=1_000_000))
     big = b"\x01" * 20_000  # 16 gas a byte: a log of it takes more than a third of a block
     candidates = [tx(chain, user, 0, LOGGER, big, gas=1_000_000) for user in range(6)]
-    selection = chain.select(chain.genesis_digest, candidates, lambda claim: False, NOW)
+    selection = evaluate(chain, candidates, ())
     assert selection.ready == ()
     assert len(selection.unattested) == 3 - 1
 

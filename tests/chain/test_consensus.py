@@ -189,8 +189,8 @@ def test_a_quorum_of_finalise_votes_makes_the_block_and_its_ancestors_final() ->
 
 def test_one_validator_alone_finalises_at_once() -> None:
     node = Node(me=0, validators=1).feed(consensus.WorkChanged(True)).feed(consensus.Built(1, B1))
-    assert [type(effect) for effect in node.effects[:3]] == [
-        consensus.PersistVote, consensus.PersistVote, consensus.Finalised,
+    assert [type(effect) for effect in node.effects[:4]] == [
+        consensus.PersistVote, consensus.PersistCertificate, consensus.PersistVote, consensus.Finalised,
     ]  # fmt: skip
     assert not node.all(consensus.Send)
     restarted = Node(me=0, validators=1, votes=[vote(1, NOTARISE, 0, B1.digest)], blocks=[B1])

@@ -32,13 +32,13 @@ RIVAL = make_block(1, GENESIS, b"\x07")
 def test_an_idle_machine_sends_a_status_every_ten_delays_and_nothing_else() -> None:
     node = Node()
     assert node.effects == [
-        consensus.Send(None, consensus.Status(1, 0, EPOCH)),
+        consensus.Send(None, consensus.Status(1, 0, EPOCH, 1)),
         consensus.WakeAt(node.now + 10 * DELTA_S),
     ]
     for _ in range(3):
         node.tick(10 * DELTA_S)
         assert node.effects == [
-            consensus.Send(None, consensus.Status(1, 0, EPOCH)),
+            consensus.Send(None, consensus.Status(1, 0, EPOCH, 1)),
             consensus.WakeAt(node.now + 10 * DELTA_S),
         ]
 
@@ -201,7 +201,7 @@ def test_a_certified_block_far_above_the_final_one_is_reached_however_many_bodie
 # ---- catching up ----------------------------------------------------------------------------------------------------
 def test_who_is_behind_is_answered_with_certificates_once_a_delay() -> None:
     node = Node().accept(B1).tell(certificate(1, FINALISE, B1.digest), certificate(2, TIMEOUT))
-    behind = consensus.Status(1, 0, EPOCH)
+    behind = consensus.Status(1, 0, EPOCH, 1)
     node.receive(2, behind)
     assert node.all(consensus.Send) == [
         consensus.Send(
@@ -211,7 +211,8 @@ def test_who_is_behind_is_answered_with_certificates_once_a_delay() -> None:
     assert not node.receive(2, behind).all(consensus.Send)
     node.now += DELTA_S
     assert node.receive(2, behind).all(consensus.Send)
-    for fine in (consensus.Status(3, 1, EPOCH), consensus.Status(9, 9, EPOCH), consensus.Status(1, 0, EPOCH + 1)):
+    for view, final_view, epoch in ((3, 1, EPOCH), (9, 9, EPOCH), (1, 0, EPOCH + 1)):
+        fine = consensus.Status(view, final_view, epoch, view)
         assert not node.receive(3, fine).all(consensus.Send)
 
 
@@ -219,25 +220,25 @@ def test_an_answer_is_bounded_and_holds_the_oldest_and_the_newest() -> None:
     node = Node()
     for first in range(1, 1001, 50):
         node.tell(*(certificate(view, TIMEOUT) for view in range(first, first + 50)))
-    node.receive(2, consensus.Status(5, 0, EPOCH))
+    node.receive(2, consensus.Status(5, 0, EPOCH, 5))
     messages = node.sent(consensus.Certificates)
     views = [each.view for message in messages for each in message.certificates]
     assert len(views) == CERTIFICATES_ANSWERED_MAX
     assert all(len(message.certificates) <= CERTIFICATES_MAX for message in messages)
     assert (views[0], views[-1]) == (5, 1000)
-    assert node.machine.status() == consensus.Status(1001, 0, EPOCH)
+    assert node.machine.status() == consensus.Status(1001, 0, EPOCH, 1001)
 
 
 def test_a_status_names_the_first_view_that_cannot_be_proven_ended() -> None:
     node = Node().tell(certificate(1, TIMEOUT), certificate(4, TIMEOUT))
     assert node.machine.view == 5
-    assert node.sent(consensus.Status) == [consensus.Status(2, 0, EPOCH)]
+    assert node.sent(consensus.Status) == [consensus.Status(2, 0, EPOCH, 5)]
 
 
 def test_a_new_connection_is_told_the_status_and_the_open_votes() -> None:
     node = Node().accept(B1).feed(consensus.Connected(2))
     assert [effect.to for effect in node.all(consensus.Send)] == [2, 2]
-    assert node.sent(consensus.Status) == [consensus.Status(1, 0, EPOCH)]
+    assert node.sent(consensus.Status) == [consensus.Status(1, 0, EPOCH, 1)]
     assert node.sent(consensus.VoteMessage)[0].vote.digest == B1.digest
 
 
@@ -350,3 +351,65 @@ def test_one_liar_neither_breaks_an_honest_machine_nor_makes_a_block_final(event
     assert not {(TIMEOUT, 1), (FINALISE, 1)} <= cast
     assert len(node.machine.blocks) <= 2
     assert all(first.voter == LIAR for first, _ in node.machine.evidence)
+
+
+# ---- what is lost and what is kept ----------------------------------------------------------------------------------
+def test_a_certificate_is_kept_before_the_votes_that_rest_on_it() -> None:
+    node = Node(me=2).accept(B1).tell(certificate(1, NOTARISE, B1.digest))
+    kinds = [type(effect) for effect in node.effects]
+    assert kinds.index(consensus.PersistCertificate) < kinds.index(consensus.PersistVote)
+    assert node.all(consensus.PersistCertificate) == [consensus.PersistCertificate(certificate(1, NOTARISE, B1.digest))]
+    assert not node.tell(certificate(1, NOTARISE, B1.digest, voters=(0, 1, 2))).all(consensus.PersistCertificate)
+
+
+def test_kept_certificates_lead_a_restarted_node_to_the_view_that_it_was_in() -> None:
+    kept = [certificate(1, NOTARISE, B1.digest), certificate(2, TIMEOUT)]
+    node = Node(me=0, blocks=[B1], certificates=kept)
+    assert node.machine.view == 3
+    assert {each for message in node.sent(consensus.Certificates) for each in message.certificates} >= set(kept)
+
+
+def forgetful(**options: object) -> Node:
+    """A validator whose vote log is lost, in a network that has come as far as view 7."""
+    node = Node(me=0, vote_floor=None, **options)
+    return node.tell(*(certificate(view, TIMEOUT) for view in range(1, 7)))
+
+
+def test_a_validator_without_its_log_votes_only_above_the_view_that_a_quorum_of_others_are_in() -> None:
+    node = forgetful()
+    for other, entered in ((1, 6), (2, 7)):
+        node.receive(other, consensus.Status(7, 0, EPOCH, entered)).feed(consensus.WorkChanged(True)).tick(9 * DELTA_S)
+        assert node.cast == []
+    assert not node.machine.remembers
+    node.receive(3, consensus.Status(7, 0, EPOCH, 5))
+    assert node.all(consensus.PersistFloor) == [consensus.PersistFloor(8)]
+    for view in (7, 8):
+        assert node.tick(99 * DELTA_S).cast == []
+        node.tell(certificate(view, TIMEOUT))
+    assert node.tick(99 * DELTA_S).cast == [(TIMEOUT, 9)]
+
+
+def test_a_claim_that_no_certificate_supports_neither_counts_nor_raises_the_floor() -> None:
+    node = forgetful()
+    for other in (1, 2):
+        node.receive(other, consensus.Status(7, 0, EPOCH, 7))
+    node.receive(3, consensus.Status(10**9, 0, EPOCH, 10**9))
+    assert not node.machine.remembers
+    node.tell(certificate(8, TIMEOUT)).receive(3, consensus.Status(9, 0, EPOCH, 9))
+    assert not node.machine.remembers  # its highest claim stands
+
+
+def test_a_forgetful_validator_finalises_nothing_below_its_floor() -> None:
+    node = Node(me=0, blocks=[B1], vote_floor=5)
+    assert node.tell(certificate(1, NOTARISE, B1.digest)).cast == []
+
+
+def test_in_a_new_network_nothing_can_be_lost() -> None:
+    node = Node(me=0, vote_floor=None)
+    for other in (1, 2, 3):
+        node.receive(other, consensus.Status(1, 0, EPOCH, 1))
+    assert node.all(consensus.PersistFloor) == [consensus.PersistFloor(0)]
+
+
+def test_where_every_validator_is_needed_a_lost_log_does_no_harm() -> None:
+    assert Node(me=0, validators=3, vote_floor=None).machine.remembers

@@ -48,7 +48,7 @@ def test_a_killed_node_reopens_with_all_that_it_had_said_was_written(tmp_path: P
             assert all(receipt.succeeded for receipt in chain.receipts(number))
             assert chain.nonce(ADDRESSES[0], number) == number * TRANSACTIONS
         assert chain.blocks_from(head.number, 1, 1 << 20)[0][1] == chain.finalised_certificate
-        votes, blocks = chain._store.votes_and_blocks()
+        votes, blocks = chain._store.vote_log().votes, chain._store.vote_log().blocks
         assert all(vote.view > head.view for vote in votes)
         assert {vote.digest for vote in votes} == {block.digest for block in blocks}
         assert voted <= head.view or voted in {vote.view for vote in votes}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ from chain import genesis
 from chain.chain import Chain
 from chain.genesis import InvalidNetwork, Network, ValidatorEntry, format_network, load_network, parse_network
 from chain.store import Store
-from tests.chain.chain_kit import claim_digest, claim_of, make_network, open_chain
+from tests.chain.chain_kit import SYSTEM, make_network, open_chain
 
 TEXT = """
 name = "dev"
@@ -162,5 +163,5 @@ def test_a_file_that_cannot_be_read_is_refused_with_its_path(tmp_path: Path, mon
 def test_the_genesis_digest_commits_to_balances_contracts_and_constants(tmp_path: Path) -> None:
     networks = [make_network(), make_network(balances={b"\x01" * 20: 5}), make_network(base_fee_wei=9)]
     chains = [open_chain(tmp_path / str(index), network) for index, network in enumerate(networks)]
-    bare = Chain(Store(tmp_path / "bare", map_size=1 << 24), networks[0], {}, claim_of, claim_digest)
+    bare = Chain(Store(tmp_path / "bare", map_size=1 << 24), networks[0], replace(SYSTEM, accounts=lambda _network: {}))
     assert len({chain.genesis_digest for chain in (*chains, bare)}) == len(networks) + 1

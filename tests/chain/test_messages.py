@@ -31,7 +31,7 @@ everything = st.one_of(
     st.builds(consensus.Proposal, blocks, votes, lists),
     st.builds(consensus.VoteMessage, votes, st.none() | certificates),
     st.builds(consensus.Certificates, lists),
-    st.builds(consensus.Status, numbers, numbers, numbers),
+    st.builds(consensus.Status, numbers, numbers, numbers, numbers),
     st.builds(consensus.WantBlock, digests),
     st.builds(consensus.HaveBlock, blocks),
 )
@@ -100,8 +100,8 @@ TOO_MUCH: list[tuple[str, consensus.Message]] = [
     ("voter", consensus.VoteMessage(replace(VOTE, voter=messages.VALIDATORS_MAX))),
     ("signature", consensus.VoteMessage(replace(VOTE, signature=b"s" * 64))),
     ("digest", consensus.WantBlock(b"d" * 33)),
-    ("view", consensus.Status(messages.NUMBER_MAX + 1, 0, 0)),
-    ("negative", consensus.Status(0, -1, 0)),
+    ("view", consensus.Status(messages.NUMBER_MAX + 1, 0, 0, 1)),
+    ("negative", consensus.Status(0, -1, 0, 0)),
 ]
 
 
@@ -154,5 +154,5 @@ def test_the_parts_to_verify_are_found_in_every_kind_of_message() -> None:
     assert messages.certificates_of(consensus.VoteMessage(VOTE)) == ()
     assert messages.certificates_of(consensus.Certificates((CERTIFICATE,))) == (CERTIFICATE,)
     assert messages.blocks_of(consensus.HaveBlock(BLOCK)) == (BLOCK,)
-    for bare in (consensus.Status(1, 0, 1), consensus.WantBlock(b"d" * 32)):
+    for bare in (consensus.Status(1, 0, 1, 1), consensus.WantBlock(b"d" * 32)):
         assert [messages.votes_of(bare), messages.certificates_of(bare), messages.blocks_of(bare)] == [(), (), ()]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain import store as store_module
-from chain.store import Store, StoredBlock, StoreError
+from chain.store import Store, StoredBlock, StoreError, VoteLog
 from chain.types import FINALISE, NO_DIGEST, NOTARISE, TIMEOUT, Attestation, Block, Certificate, Vote
 
 MAP_SIZE = 1 << 24
@@ -40,7 +40,7 @@ def test_a_new_store_is_empty(tmp_path: Path) -> None:
     store = Store(tmp_path / "chain", MAP_SIZE)
     assert store.genesis() is None
     assert store.finalised() is None
-    assert store.votes_and_blocks() == ((), ())
+    assert store.vote_log() == VoteLog((), (), (), None)
 
 
 def test_what_was_finalised_is_read_back_after_reopening(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_batch_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     assert store.finalised() == stored(0).digest
     assert store.block(stored(1).digest) is None
     assert store.state(stored(1).digest) is None
-    assert store.votes_and_blocks()[0] == (vote(1),)
+    assert store.vote_log().votes == (vote(1),)
 
 
 def test_votes_and_bodies_are_read_back_in_order_and_pruned_at_finality(tmp_path: Path) -> None:
@@ -82,11 +82,11 @@ def test_votes_and_bodies_are_read_back_in_order_and_pruned_at_finality(tmp_path
     store.write_genesis(stored(0))
     store.log_votes([(vote(300), None), (vote(2), body(2))])
     store.log_votes([(vote(3), body(3)), (vote(2, FINALISE), None), (vote(3, TIMEOUT), None), (vote(1, epoch=1), None)])
-    votes, bodies = store.votes_and_blocks()
+    votes, bodies = store.vote_log().votes, store.vote_log().blocks
     assert [(each.epoch, each.view) for each in votes] == [(0, 2), (0, 2), (0, 3), (0, 3), (0, 300), (1, 1)]
     assert bodies == (body(2), body(3))
     store.write_finalised([stored(1)], certificate(2), (), prune=(0, 2))
-    votes, bodies = store.votes_and_blocks()
+    votes, bodies = store.vote_log().votes, store.vote_log().blocks
     assert set(votes) == {vote(3), vote(3, TIMEOUT), vote(300), vote(1, epoch=1)}
     assert bodies == (body(3),)
 
@@ -143,7 +143,7 @@ def test_a_garbled_record_is_named_damage(tmp_path: Path) -> None:
     with store._write() as batch:
         batch.put("votes", bytes(17), b"\xc1")
     with pytest.raises(StoreError, match="damaged: Vote"):
-        store.votes_and_blocks()
+        store.vote_log()
 
 
 def test_a_full_database_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_pruning_drops_exactly_what_is_not_above_the_finalised_view(
     store = Store(tmp_path_factory.mktemp("store"), MAP_SIZE)
     store.log_votes([(vote(view, kind, epoch), body(view, epoch)) for epoch, view, kind in logged])
     store.write_finalised([stored(1)], certificate(1), (), prune=final)
-    votes, bodies = store.votes_and_blocks()
+    votes, bodies = store.vote_log().votes, store.vote_log().blocks
     store.close()
     assert {(each.epoch, each.view, each.kind) for each in votes} == {each for each in logged if each[:2] > final}
     assert {(each.epoch, each.view) for each in bodies} == {each[:2] for each in logged if each[:2] > final}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from chain import claims
 from chain.chain import Chain, FinalisedBlock
 from chain.genesis import Network
 from chain.mempool import Mempool
 from chain.store import Store
 from chain.types import Claim
 from node.ledger import Ledger
-from tests.chain.chain_kit import CONTRACTS, NOW, VALIDATORS, claim_of, make_network
+from tests.chain.chain_kit import NOW, SYSTEM, VALIDATORS, make_network
 
 DELAY_S = 0.01
 
@@ -85,7 +86,7 @@ class World:
         """Start a node; "validator-N" has that validator's key."""
         index = self.index_of(name)
         store = Store(self.root / name, 1 << 28)
-        chain = Chain(store, self.network, CONTRACTS, claim_of)
+        chain = Chain(store, self.network, replace(SYSTEM, claim_digest=claims.claim_digest))
         wire = Wire(self, name)
         member: Member
 

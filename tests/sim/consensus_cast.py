@@ -39,6 +39,8 @@ class Disk:
 
     votes: list[Vote] = field(default_factory=list)
     bodies: dict[bytes, Block] = field(default_factory=dict)
+    certificates: list[Certificate] = field(default_factory=list)
+    floor: int | None = 0
     chain: list[tuple[Block, Certificate | None]] = field(default_factory=lambda: [(GENESIS, None)])
     pool: set[int] = field(default_factory=set)
 
@@ -55,6 +57,7 @@ class Validator:
         self.rng = rng
         self.disk = Disk()
         self.up, self.crashes, self.crash_chance = False, 0, 0.0
+        self.wiped = False
         self.effects = 0  # met so far, over all lives
         self.crash_before: int | None = None  # the effect to die before
         self.chain: list[tuple[Block, Certificate | None]] = []
@@ -71,7 +74,8 @@ class Validator:
         self.machine = Simplex(
             self.scenario.validators, self.index, EPOCH, DELTA_S, final, lambda *_: b"", certificate,
             votes=() if self.scenario.forgets_votes else self.disk.votes,
-            blocks=self.disk.bodies.values(), quorum=self.scenario.quorum,
+            blocks=self.disk.bodies.values(), quorum=self.scenario.quorum, certificates=self.disk.certificates,
+            vote_floor=0 if self.scenario.votes_without_log else self.disk.floor,
         )  # fmt: skip
         if self.scenario.broken_quorum is not None:
             self.machine._votes.quorum = self.scenario.broken_quorum
@@ -81,6 +85,9 @@ class Validator:
 
     def crash(self) -> None:
         self.up, self.crashes = False, self.crashes + 1
+        if self.scenario.wipes and self.referee.may_wipe() and self.rng.random() < 0.3:
+            self.disk = Disk(floor=None)
+            self.wiped = True
         self.clock.at(self.clock.now + self.rng.uniform(0.05, 1.5), self.boot)
 
     def crash_now(self) -> None:
@@ -121,6 +128,11 @@ class Validator:
                 self.disk.votes.append(vote)
                 if block is not None and not self.scenario.forgets_bodies:
                     self.disk.bodies[block.digest] = block
+            case consensus.PersistCertificate(certificate):
+                if not self.scenario.forgets_certificates:
+                    self.disk.certificates.append(certificate)
+            case consensus.PersistFloor(view):
+                self.disk.floor = view
             case consensus.Send(to, message):
                 for other in range(self.scenario.validators) if to is None else (to,):
                     if other != self.index:

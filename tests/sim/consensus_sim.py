@@ -27,6 +27,9 @@ VARIANTS = {
     "quorum": Scenario(broken_quorum=2),
     "votes": Scenario(forgets_votes=True),
     "bodies": Scenario(forgets_bodies=True),
+    "certificates": Scenario(forgets_certificates=True),
+    "wiped": Scenario(wipes=True, byzantine=0),
+    "amnesia": Scenario(wipes=True, votes_without_log=True),
 }
 
 

@@ -16,7 +16,7 @@ from itertools import count
 from chain import consensus, messages
 from chain.types import FINALISE, NOTARISE, TIMEOUT, Attestation, Block, Certificate, Vote, VoteKind
 
-EPOCH = 1
+EPOCH = 0
 DELTA_S = 0.1
 GENESIS = Block(b"G" * 32, EPOCH, 0, bytes(32), 0, b"")
 ATTESTED = (Attestation(b"c" * 32, True, 0, b"s" * 65),)  # stands for a quorum of attestations beside a block
@@ -64,10 +64,13 @@ class Scenario:
     fixed_delay_s: float | None = None
     work_s: float = 0.005  # to build or to execute a block
     quorum: int | None = None  # raised
+    wipes: bool = False  # a crash may take the whole disk along, once in a run
     # deliberately wrong validators, to see that the simulator can tell
     broken_quorum: int | None = None
     forgets_votes: bool = False
     forgets_bodies: bool = False
+    forgets_certificates: bool = False
+    votes_without_log: bool = False  # at once after its disk was wiped
     checks_vote_rules: bool = True
 
 
@@ -99,6 +102,14 @@ class Referee:
     cast: set[tuple[int, int, VoteKind, bytes]] = field(default_factory=set)
     first: dict[tuple[int, int, VoteKind], bytes] = field(default_factory=dict)
     final: dict[int, bytes] = field(default_factory=dict)
+    wiped: bool = False
+
+    def may_wipe(self) -> bool:
+        """Once, and not before the network's first block: there is nothing yet to tell a wiped disk from a new one."""
+        if self.wiped or not self.final:
+            return False
+        self.wiped = True
+        return True
 
     def voted(self, vote: Vote) -> None:
         self.cast.add((vote.voter, vote.view, vote.kind, vote.digest))

@@ -29,6 +29,10 @@ def test_one_two_and_three_validators_work_without_a_fault(validators: int) -> N
     assert failures(scenario, range(25)) == {}
 
 
+def test_a_validator_whose_disk_is_wiped_votes_again_without_contradicting_itself() -> None:
+    assert failures(VARIANTS["wiped"], range(50)) == {}
+
+
 def test_a_raised_quorum_works_while_nobody_is_faulty() -> None:
     assert failures(Scenario(byzantine=0, quorum=4), range(25)) == {}
 
@@ -49,7 +53,9 @@ def test_a_crash_right_before_any_one_effect_is_survived(validators: int, victim
 
 
 @pytest.mark.parametrize(
-    ("variant", "seeds"), [("quorum", 60), ("votes", 30), ("bodies", 100)], ids=lambda value: str(value)
+    ("variant", "seeds"),
+    [("quorum", 60), ("votes", 30), ("bodies", 100), ("certificates", 200), ("amnesia", 60)],
+    ids=lambda value: str(value),
 )
 def test_the_simulator_can_tell_a_broken_validator(variant: str, seeds: int) -> None:
     assert first_caught(VARIANTS[variant], range(seeds)) is not None

@@ -1,0 +1,35 @@
+"""Where a validator may vote again after it has lost the log of its votes.
+
+It had voted in a view only with a certificate that ended the view before. Of any quorum of the others, one is honest
+and signed that certificate, in that view. So if a quorum of others says in which views they are, no forgotten vote was
+in a view more than one above theirs: that view is the *floor*, and votes are cast above it only. A claim counts once a
+certificate shows that somebody may have come so far. If a quorum knows of nothing beyond the first view of the first
+epoch, the network is new, and nothing was lost.
+"""
+
+from __future__ import annotations
+
+
+class Floor:
+    """
+    Args:
+        view: the floor, if it is known; None if the votes of earlier runs are lost.
+    """
+
+    def __init__(self, epoch: int, validators: int, quorum: int, view: int | None) -> None:
+        self._epoch, self._quorum = epoch, quorum
+        self._entered: dict[int, int] = {}  # the view that each other validator says it is in
+        # If a certificate takes all validators, the honest ones stand behind each, and no vote of ours makes a second.
+        self.view = 0 if quorum == validators else view
+
+    def entered(self, validator: int, view: int) -> None:
+        self._entered[validator] = max(view, self._entered.get(validator, 0))
+
+    def find(self, ended: int) -> bool:
+        """Whether the floor has just become known; `ended`: the newest view that a certificate here says has ended."""
+        claims = [view for view in self._entered.values() if view <= ended + 1]
+        if self.view is not None or len(claims) < self._quorum:
+            return False
+        new = (self._epoch, ended, max(claims)) == (0, 0, 1)
+        self.view = 0 if new else max(claims) + 1
+        return True
