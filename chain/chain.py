@@ -80,7 +80,7 @@ class Chain(ChainReads):
         super().__init__(store, network)
         self._claim_of = _default_claim_of() if claim_of is None else claim_of
         self._digest_of = _default_claim_digest() if claim_digest is None else claim_digest
-        self.genesis_digest = self._open(_default_accounts() if genesis_accounts is None else genesis_accounts)
+        self.genesis_digest = self._open(_default_accounts(network) if genesis_accounts is None else genesis_accounts)
         finalised = store.finalised()
         payload = None if finalised is None else store.block(finalised)
         if payload is None:
@@ -328,10 +328,10 @@ def _stored(executed: Executed) -> StoredBlock:
 # The contracts are loaded when a chain is opened with them, so that this room does not need theirs to be read alone.
 
 
-def _default_accounts() -> Mapping[bytes, Account]:
+def _default_accounts(network: Network) -> Mapping[bytes, Account]:
     from chain.contracts import genesis_contracts
 
-    placed = genesis_contracts()
+    placed = genesis_contracts(network.validator_addresses)
     return {address: Account(nonce=1, code=code, storage=storage) for address, (code, storage) in placed.items()}
 
 
