@@ -30,10 +30,10 @@ def genesis_system() -> System:
     """The contracts of chain/contracts. They are loaded by this call, so that no other room needs them to be read."""
     from chain.claims import claim_digest
     from chain.contracts import genesis_contracts
-    from chain.contracts.bindings import claim_of
+    from chain.contracts.bindings import claim_of, validators_of
 
     def accounts(network: Network) -> Mapping[bytes, Account]:
-        placed = genesis_contracts()
+        placed = genesis_contracts(network.validator_addresses)
         return {address: Account(nonce=1, code=code, storage=storage) for address, (code, storage) in placed.items()}
 
-    return System(accounts, claim_of, claim_digest, lambda _log: None)
+    return System(accounts, claim_of, claim_digest, validators_of)

@@ -15,7 +15,7 @@ import msgspec
 from cli.errors import UserError
 from cli.output import print_json
 from node.config import CONFIG_NAME, ROLES, Config, NodeConfig, Role, parse_config, render_config
-from node.keys import account_address, load_account_key, new_account_key, new_p2p_key, peer_id, write_key
+from node.keys import account_address, load_account_key, mark_new_key, new_account_key, new_p2p_key, peer_id, write_key
 
 NETWORKS: Final = Path(__file__).parent.parent / "configs" / "networks"
 NETWORK_BYTES_MAX: Final = 4 << 20
@@ -86,7 +86,7 @@ def init(
         api = config.api if http is None else msgspec.structs.replace(config.api, http_listen=http)
         return msgspec.structs.replace(config, p2p=p2p, api=api)
 
-    config = create_node(directory, text, chosen, keys, adjust)
+    config = create_node(directory, text, chosen, keys, adjust, has_voted=account_key is not None)
     if as_json:
         print_json({"directory": str(config.directory), "address": keys.address, "peer_id": keys.peer_id})
         return
@@ -117,6 +117,7 @@ def create_node(
     roles: tuple[Role, ...],
     keys: NodeKeys,
     adjust: Callable[[Config], Config] = lambda config: config,
+    has_voted: bool = False,
 ) -> Config:
     """Write a node's directory.
 
@@ -124,6 +125,7 @@ def create_node(
         directory: made if missing; must not hold a node yet.
         network_text: the network file, copied into the directory.
         adjust: changes the default config before it is written.
+        has_voted: the account key is not new: some validator may have voted with it before.
     Raises:
         UserError, ConfigError: nothing of an existing node is ever overwritten.
     """
@@ -147,6 +149,8 @@ def create_node(
         write_key(config.p2p_key_path, keys.p2p)
         config.network_path.write_text(network_text, encoding="utf-8")
         path.write_text(text, encoding="utf-8")
+        if not has_voted:
+            mark_new_key(config.chain_path)
     except OSError as error:
         raise UserError(f"cannot write {error.filename or directory}: {error.strerror}") from None
     return config

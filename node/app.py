@@ -30,7 +30,7 @@ from node.api.backend import Backend
 from node.api.http import serve_api
 from node.backend import NodeBackend
 from node.blobs import BlobExchange, BlobStore
-from node.config import Config, ConfigError, load_config, require_development
+from node.config import Config, load_config, require_development
 from node.datasets import Datasets
 from node.driver import drive
 from node.faults import FAULTS, explain
@@ -46,6 +46,7 @@ from node.roles import attestor, learning_server, misbehaviour, worker
 from node.roles.common import ChainAdvanced
 from node.version import VERSION
 from node.wire import InvalidMessage
+from node.workshop import ThreadWorkshop
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -78,12 +79,11 @@ async def run(config: Config) -> None:
     require_development(config, network_file.name, network_file.development)
     key, p2p_seed = load_account_key(config.account_key_path), load_p2p_key(config.p2p_key_path)
     address = account_address(key)
-    index = _validator_index(config, network_file.validator_addresses, address)
     store = Store(config.chain_path, config.node.chain_bytes_max)
     try:
         chain = Chain(store, network_file)
-        node = Node(config, store, chain, key, address, index)
-        hello = links.hello(chain, peer_id(p2p_seed), None if index is None else key, index)
+        node = Node(config, store, chain, key, address)
+        hello = links.hello(chain, peer_id(p2p_seed), key if config.has_role("validator") else None)
         p2p = msgspec.structs.replace(config.p2p, bootstrap=_bootstrap(config, network_file, peer_id(p2p_seed)))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
@@ -101,17 +101,6 @@ def _bootstrap(config: Config, network: NetworkFile, own: str) -> tuple[str, ...
     return tuple(address for address in addresses if not address.endswith(own))
 
 
-def _validator_index(config: Config, addresses: tuple[bytes, ...], address: bytes) -> int | None:
-    """The place in the validator list of a node that has the role. Raises ConfigError if it has no place."""
-    if not config.has_role("validator"):
-        return None
-    if address not in addresses:
-        raise ConfigError(
-            f"`roles` in [node] names validator, but 0x{address.hex()} is no validator of {config.network_path}"
-        )
-    return addresses.index(address)
-
-
 async def _stop_on_signal(scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for number in signals:
@@ -122,21 +111,21 @@ async def _stop_on_signal(scope: trio.CancelScope) -> None:
 class Node:
     """One node's parts and the wires between them. Built before anything runs; `start` sets it going."""
 
-    def __init__(
-        self, config: Config, store: Store, chain: Chain, key: bytes, address: bytes, index: int | None
-    ) -> None:
+    def __init__(self, config: Config, store: Store, chain: Chain, key: bytes, address: bytes) -> None:
         self._config, self._store, self._chain = config, store, chain
         self._key, self._address = key, address
         self._poked = trio.Event()
         self._behind = False  # the roles were not shown the newest state, since more of it was on its way
         self._roles: list[trio.MemorySendChannel[Any]] = []
         self._attestor: trio.MemorySendChannel[Any] | None = None
-        self._link = links.Link(chain, index)
+        self._link = links.Link(chain, address)
+        self._workshop = ThreadWorkshop(self._poke)
         self._feed = Feed(chain)
         self._scores = _load_scores(store)
         self._ledger = Ledger(
-            chain, store, Mempool(base_fee_wei=chain.network.base_fee_wei), self._link, self._on_final,
-            self._on_claim, self._on_refused, time.time, None if index is None else key, index,
+            chain, store, Mempool(base_fee_wei=chain.network.base_fee_wei), self._link, self._workshop, self._on_final,
+            self._on_claim, self._on_refused, time.time, key if config.has_role("validator") else None,
+            config.node.trusted_checkpoint,
         )  # fmt: skip
         self._account = Account(
             key, address, chain.network.chain_id, chain.network.base_fee_wei,
@@ -164,6 +153,7 @@ class Node:
         self._start_roles(nursery, performer)
         self._link.attach(network, (TOPIC_TRANSACTIONS, TOPIC_REFUSALS))
         self._ledger.start(trio.current_time())
+        nursery.start_soon(self._workshop.run)
         nursery.start_soon(self._pump, network)
         nursery.start_soon(self._keep_time)
         nursery.start_soon(self._resend)
@@ -192,7 +182,7 @@ class Node:
         if config.has_role("learning_server"):
             server = learning_server.ServerState(self._address, scores=dict(self._scores))
             self._start_role(nursery, "learning_server", learning_server.step, server, performer.perform_server)
-        if self._ledger.validator is not None:
+        if config.has_role("validator"):
             self._attestor = self._start_role(
                 nursery, "attestor", attestor.step, attestor.AttestorState(), performer.perform_attestor
             )

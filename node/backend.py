@@ -89,9 +89,9 @@ class NodeBackend:
             uptime_s=round(self.clock() - self.started_at, 3),
             head=schema.HeadInfo(head.number, _hex(head.digest), head.timestamp),
             finalised_head=schema.HeadInfo(final.number, _hex(final.digest), final.timestamp),
-            epoch=final.epoch,
+            epoch=chain.epochs.present.number,
             view=final.view if machine is None else machine.view,
-            validators=len(chain.network.validator_addresses),
+            validators=len(chain.epochs.present.validators),
             peers=self.link.members,
             validators_connected=self.link.validators_connected + (machine is not None),
             pending_transactions=len(ledger.mempool),
@@ -110,7 +110,7 @@ class NodeBackend:
         )
 
     async def peers(self) -> list[schema.Peer]:
-        addresses = self.chain.network.validator_addresses
+        addresses = self.chain.epochs.present.validators
         found = []
         for info in self.network.peers():
             index = self.link.index_of(info.peer)
@@ -329,13 +329,17 @@ class NodeBackend:
     # ---- status -----------------------------------------------------------------------------------------------------
     def _waits_for(self) -> tuple[str, float] | None:
         """What the node needs from others before it can go on, and since when (unix seconds)."""
-        validators = len(self.chain.network.validator_addresses)
+        epoch = self.chain.epochs.present
         connected = self.link.validators_connected + (self.ledger.validator is not None)
         what = None
-        if connected < self.chain.network.quorum_size:
-            what = f"validators: {connected} of {validators} reached, {self.chain.network.quorum_size} needed"
+        if connected < epoch.quorum:
+            what = f"validators: {connected} of {len(epoch.validators)} reached, {epoch.quorum} needed"
         elif self.ledger.target > self.chain.finalised.number + 1:
             what = f"catching up: block {self.chain.finalised.number} of {self.ledger.target}"
+        elif self.ledger.validator is not None and not self.ledger.validator.machine.remembers:
+            what = "vote log: it was lost; this validator votes again when a quorum of others has said where they are"
+        elif self.config.has_role("validator") and self.ledger.validator is None:
+            what = "validators: this node's account is not among them; `flnode validator propose` on one that is"
         elif missing := self._missing():
             what = self._missing_in_words(missing)
         if what is None:

@@ -55,10 +55,24 @@ class NodeConfig(_Section, frozen=True):
     learner: Annotated[str, Meta(description="Directory that the trainer may write to; emptied at every start.")] = (
         "learner"
     )
+    checkpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^(|[0-9]{1,15}:0x[0-9a-fA-F]{64})$",
+            description="A block that you know to be final, as NUMBER:0xDIGEST: `flnode status` of a node that you "
+            "trust shows one. A new node takes only a history that leads there; empty = it trusts the first validators.",
+        ),
+    ] = ""
     chain_bytes_max: Annotated[int, Meta(ge=1 << 24, description="Largest size of the chain database, in bytes.")] = (
         16 << 30
     )
     blobs_bytes_max: Annotated[int, Meta(ge=1 << 20, description="Largest size of the blob store, in bytes.")] = 8 << 30
+
+    @property
+    def trusted_checkpoint(self) -> tuple[int, bytes] | None:
+        """`checkpoint` as (height, digest)."""
+        number, colon, digest = self.checkpoint.partition(":0x")
+        return (int(number), bytes.fromhex(digest)) if colon else None
 
 
 class ApiConfig(_Section, frozen=True):

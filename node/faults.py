@@ -15,7 +15,9 @@ from node.p2p.types import ListenFailed
 
 OPERATORS: Final = 2  # exit code: a file or an address is wrong, starting again changes nothing
 LOCAL: Final = 1  # exit code: the disk or the system failed
-FAULTS: Final = (ConfigError, InvalidNetwork, ListenFailed, StoreError, BlobError, OSError, ForkedFinality, CheckpointContradicted)
+FAULTS: Final = (
+    ConfigError, InvalidNetwork, ListenFailed, StoreError, BlobError, OSError, ForkedFinality, CheckpointContradicted,
+)  # fmt: skip
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -58,7 +60,8 @@ def _explain(error: BaseException, config: Config) -> tuple[str, int]:
             advice = "a third of the validators or more is faulty; nothing was written, ask the network's operators"
             return f"{error}: {advice}", LOCAL
         case CheckpointContradicted():
-            return f"{error}; compare `checkpoint` in [node] of {file} with others, or start from an empty chain", OPERATORS
+            advice = f"compare `checkpoint` in [node] of {file} with others, or start from an empty chain"
+            return f"{error}; {advice}", OPERATORS
         case ConfigError():
             return str(error), OPERATORS
         case _:

@@ -106,3 +106,13 @@ def ensure_token(path: Path) -> str:
     if not path.exists():
         write_secret(path, secrets.token_hex(KEY_BYTES))
     return read_secret(path)
+
+
+def mark_new_key(chain_path: Path) -> None:
+    """Say, in the directory of a chain database yet to be made, that this node's account key has never voted.
+
+    A validator whose database is gone does not know what it has voted; only a new one may vote at once.
+    """
+    from chain.store import mark_new  # loads the database
+
+    mark_new(chain_path)

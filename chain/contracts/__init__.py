@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,7 @@ from eth_hash.auto import keccak
 
 FINDER: Final = bytes.fromhex("0000000000000000000000000000000000000F01")
 REPLICATED: Final = bytes.fromhex("0000000000000000000000000000000000000F02")
+VALIDATORS: Final = bytes.fromhex("0000000000000000000000000000000000000F03")
 
 REPLICATED_KIND: Final = 1  # what the finder lists replicated jobs under
 
@@ -23,17 +25,28 @@ def compiled() -> dict[str, Any]:
     return result
 
 
-def genesis_contracts() -> dict[bytes, tuple[bytes, dict[int, int]]]:
-    """Address -> (runtime code, storage) of every contract that exists from the first block on."""
+def genesis_contracts(validators: Sequence[bytes] = ()) -> dict[bytes, tuple[bytes, dict[int, int]]]:
+    """Address -> (runtime code, storage) of every contract that exists from the first block on.
+
+    Args:
+        validators: the accounts of the first epoch, by index; without them nobody can ever propose one.
+    """
     kinds = compiled()["finder"]["storage"]["kinds"]
     return {
         FINDER: (_code("finder"), {_mapping_slot(kinds, REPLICATED): REPLICATED_KIND}),
         REPLICATED: (_code("replicated"), {}),
+        VALIDATORS: (_code("validators"), _array(compiled()["validators"]["storage"]["members"], validators)),
     }
 
 
 def _code(name: str) -> bytes:
     return bytes.fromhex(compiled()[name]["runtime"].removeprefix("0x"))
+
+
+def _array(slot: int, accounts: Sequence[bytes]) -> dict[int, int]:
+    """How Vyper keeps a DynArray of addresses: its length, then each in a slot of its own."""
+    values = (len(accounts), *(int.from_bytes(account, "big") for account in accounts))
+    return {slot + offset: value for offset, value in enumerate(values) if value}
 
 
 def _mapping_slot(slot: int, key: bytes) -> int:

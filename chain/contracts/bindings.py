@@ -3,13 +3,15 @@
 call = bindings.enrol(job, deposit)                       a transaction's to, value, data and gas
 query = bindings.job_view(job); query.decode(answer)      an eth_call and its reader
 bindings.decode(log), bindings.claim_of(log)              what a finalised log states
+bindings.validators_of(log)                               the epoch that it begins, and its validators
 """
 
 from __future__ import annotations
 
-from chain.contracts import FINDER, REPLICATED, REPLICATED_KIND
+from chain.contracts import FINDER, REPLICATED, REPLICATED_KIND, VALIDATORS
 from chain.contracts.calls import (
     Call,
+    approve,
     cancel,
     close,
     commit,
@@ -19,12 +21,14 @@ from chain.contracts.calls import (
     finalise,
     leave,
     post,
+    propose,
     reveal,
     settle,
     top_up,
     withdraw,
 )
 from chain.contracts.events import (
+    Approved,
     Committed,
     Enrolled,
     Event,
@@ -40,6 +44,7 @@ from chain.contracts.events import (
     LastCall,
     Left,
     MajorityReached,
+    Proposed,
     ReplicatedEvent,
     Revealed,
     RevealOpened,
@@ -49,10 +54,13 @@ from chain.contracts.events import (
     RoundVoided,
     SeatSettled,
     Terms,
+    ValidatorsChanged,
+    ValidatorsEvent,
     Withdrawn,
     claim_of,
     decode,
     topic_of,
+    validators_of,
 )
 from chain.contracts.views import (
     AUDIT,
@@ -67,6 +75,7 @@ from chain.contracts.views import (
     FAILED,
     FINISHED,
     PHASES,
+    PROPOSALS_PAGE_MAX,
     REVEAL,
     REVEALED,
     RUNNING,
@@ -79,21 +88,26 @@ from chain.contracts.views import (
     EnrolmentView,
     JobView,
     Listing,
+    Proposal,
     Query,
     RoundView,
     SeatView,
+    approvals_needed_view,
     balance_view,
     books_view,
     enrolled_at_view,
     enrolled_count_view,
     enrolment_view,
+    epoch_view,
     job_view,
     jobs_count_view,
     open_at_view,
     open_count_view,
     open_page_view,
+    proposals_page_view,
     round_view,
     seat_view,
+    validators_view,
     votes_view,
 )
 
@@ -111,6 +125,7 @@ __all__ = [
     "FINDER",
     "FINISHED",
     "PHASES",
+    "PROPOSALS_PAGE_MAX",
     "REPLICATED",
     "REPLICATED_KIND",
     "REVEAL",
@@ -119,8 +134,10 @@ __all__ = [
     "SEAT_SETTLED",
     "SETTLED",
     "STOPPED",
+    "VALIDATORS",
     "VOID",
     "WAITING",
+    "Approved",
     "Books",
     "Call",
     "Committed",
@@ -141,6 +158,8 @@ __all__ = [
     "Left",
     "Listing",
     "MajorityReached",
+    "Proposal",
+    "Proposed",
     "Query",
     "ReplicatedEvent",
     "RevealOpened",
@@ -153,7 +172,11 @@ __all__ = [
     "SeatSettled",
     "SeatView",
     "Terms",
+    "ValidatorsChanged",
+    "ValidatorsEvent",
     "Withdrawn",
+    "approvals_needed_view",
+    "approve",
     "balance_view",
     "books_view",
     "cancel",
@@ -166,6 +189,7 @@ __all__ = [
     "enrolled_at_view",
     "enrolled_count_view",
     "enrolment_view",
+    "epoch_view",
     "expire",
     "finalise",
     "job_view",
@@ -175,12 +199,16 @@ __all__ = [
     "open_count_view",
     "open_page_view",
     "post",
+    "proposals_page_view",
+    "propose",
     "reveal",
     "round_view",
     "seat_view",
     "settle",
     "top_up",
     "topic_of",
+    "validators_of",
+    "validators_view",
     "votes_view",
     "withdraw",
 ]

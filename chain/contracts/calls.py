@@ -1,4 +1,4 @@
-"""Calldata for every function of the replicated-job contract, each with the gas that its worst case needs."""
+"""Calldata for every function of the contracts that accounts call, each with the gas that its worst case needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from eth_hash.auto import keccak
 
-from chain.contracts import REPLICATED, compiled
+from chain.contracts import REPLICATED, VALIDATORS, compiled
 from chain.contracts.events import Terms
 
 # Gas limits: measured worst cases (tests/contracts/test_gas.py prints and bounds them) and some to spare.
@@ -22,6 +22,8 @@ EXPIRE_GAS: Final = 100_000
 END_GAS: Final = 250_000
 SETTLE_GAS: Final = 500_000
 WITHDRAW_GAS: Final = 600_000
+PROPOSE_GAS: Final = 600_000  # with 100 validators
+APPROVE_GAS: Final = 900_000  # what removes the first of 100 validators
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,16 @@ def withdraw(job: int) -> Call:
     return _call("withdraw", WITHDRAW_GAS, job)
 
 
+def propose(subject: bytes, admit: bool) -> Call:
+    """Propose to admit an account as a validator, or to remove one."""
+    return _call("propose", PROPOSE_GAS, subject, admit)
+
+
+def approve(proposal: int) -> Call:
+    """Approve a change of the validators; the deciding approval makes it."""
+    return _call("approve", APPROVE_GAS, proposal)
+
+
 def encode(selector: bytes, types: tuple[str, ...], values: tuple[object, ...]) -> bytes:
     """Calldata of a function whose arguments are single words, and at most a few `bytes`.
 
@@ -149,12 +161,13 @@ def _fields(terms: Terms) -> tuple[object, ...]:
 
 
 _FUNCTIONS: Final = {
-    entry["name"]: (selector_of(entry["name"], entry["inputs"]), flat_types(entry["inputs"]))
-    for entry in compiled()["replicated"]["abi"]
+    entry["name"]: (address, selector_of(entry["name"], entry["inputs"]), flat_types(entry["inputs"]))
+    for address, contract in ((REPLICATED, "replicated"), (VALIDATORS, "validators"))
+    for entry in compiled()[contract]["abi"]
     if entry["type"] == "function"
 }
 
 
 def _call(name: str, gas: int, *values: object, value: int = 0) -> Call:
-    selector, types = _FUNCTIONS[name]
-    return Call(REPLICATED, value, encode(selector, types, values), gas)
+    address, selector, types = _FUNCTIONS[name]
+    return Call(address, value, encode(selector, types, values), gas)

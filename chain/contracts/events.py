@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from eth_hash.auto import keccak
 
-from chain.contracts import FINDER, REPLICATED, compiled
+from chain.contracts import FINDER, REPLICATED, VALIDATORS, compiled
 from chain.types import Claim, Log
 
 
@@ -214,6 +214,27 @@ class JobDelisted:
     job: int
 
 
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    id: int
+    subject: bytes
+    proposer: bytes
+    admit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    id: int
+    validator: bytes
+    approvals: int
+
+
+@dataclass(frozen=True, slots=True)
+class ValidatorsChanged:
+    epoch: int  # the new one
+    validators: tuple[bytes, ...]  # of the new epoch, by index
+
+
 RoundEvent = (
     RoundOpened | Committed | RevealOpened | Revealed | MajorityReached | LastCall
     | RoundSettled | RoundVoided | RoundClosed | SeatSettled
@@ -221,7 +242,8 @@ RoundEvent = (
 JobEvent = JobPosted | JobToppedUp | JobCancelled | JobWaiting | JobEnded | Enrolled | Left | Evicted
 ReplicatedEvent = JobEvent | RoundEvent | Withdrawn
 FinderEvent = JobListed | JobDelisted
-Event = ReplicatedEvent | FinderEvent
+ValidatorsEvent = Proposed | Approved | ValidatorsChanged
+Event = ReplicatedEvent | FinderEvent | ValidatorsEvent
 
 
 def decode(log: Log) -> Event | None:
@@ -261,6 +283,15 @@ def claim_of(source: Event | Log) -> Claim | None:
         mask=event.mask,
         update=event.update_digest,
     )
+
+
+def validators_of(log: Log) -> tuple[int, tuple[bytes, ...]] | None:
+    """(new epoch, its validators by index) if the log states a change of the validators, else None."""
+    if log.address != VALIDATORS or not log.topics or log.topics[0] != _TOPICS[ValidatorsChanged]:
+        return None
+    event = decode(log)
+    assert isinstance(event, ValidatorsChanged)
+    return event.epoch, event.validators
 
 
 def _uint(data: bytes, word: bytes) -> int:
@@ -336,6 +367,7 @@ def _tables(
 _ALL: Final = (
     *_tables(REPLICATED, compiled()["replicated"]["abi"], ReplicatedEvent.__args__),
     *_tables(FINDER, compiled()["finder"]["abi"], FinderEvent.__args__),
+    *_tables(VALIDATORS, compiled()["validators"]["abi"], ValidatorsEvent.__args__),
 )
 _TOPICS: Final = {event: topic for event, topic, _, _ in _ALL}
 _LAYOUTS: Final = {key: layout for _, _, key, layout in _ALL}

@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from eth_abi.abi import decode as abi_decode
 
-from chain.contracts import FINDER, REPLICATED, compiled
+from chain.contracts import FINDER, REPLICATED, VALIDATORS, compiled
 from chain.contracts.calls import encode, flat_types, selector_of
 from chain.contracts.events import Terms
 
@@ -37,6 +37,8 @@ FAILED: Final = 5
 END_REASONS: Final = {
     FINISHED: "finished", STOPPED: "stopped", CANCELLED: "cancelled", DEADLINE: "deadline", FAILED: "failed",
 }  # fmt: skip
+
+PROPOSALS_PAGE_MAX: Final = 50  # proposals that one answer holds
 
 # states of a seat; 0 means that the worker was not drawn
 DRAWN: Final = 1
@@ -125,6 +127,17 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposal:
+    """An open change of the validators."""
+
+    id: int
+    subject: bytes
+    admit: bool
+    proposer: bytes
+    approvers: int  # bit n: the validator with index n has approved
+
+
+@dataclass(frozen=True, slots=True)
 class Query(Generic[T]):
     """A view to call and how to read what comes back."""
 
@@ -192,6 +205,25 @@ def open_page_view(start: int, count: int) -> Query[tuple[Listing, ...]]:
     return _query("open_page", lambda rows: tuple(_listing(row) for row in rows), start, count)
 
 
+def epoch_view() -> Query[int]:
+    """The present epoch; 0 is the first."""
+    return _query("epoch", int)
+
+
+def validators_view() -> Query[tuple[bytes, ...]]:
+    """The validators of the present epoch, by index."""
+    return _query("validators", lambda value: tuple(map(_as_bytes, value)))
+
+
+def approvals_needed_view() -> Query[int]:
+    return _query("approvals_needed", int)
+
+
+def proposals_page_view(start: int, count: int) -> Query[tuple[Proposal, ...]]:
+    """At most PROPOSALS_PAGE_MAX open proposals, oldest first."""
+    return _query("proposals_page", lambda rows: tuple(_proposal(*row) for row in rows), start, count)
+
+
 def _as_bytes(address: str) -> bytes:
     return bytes.fromhex(address.removeprefix("0x"))
 
@@ -204,6 +236,10 @@ def _job(value: tuple[Any, ...]) -> JobView:
 def _listing(value: tuple[Any, ...]) -> Listing:
     kind, contract, job = value
     return Listing(kind, _as_bytes(contract), job)
+
+
+def _proposal(id_: int, subject: str, admit: bool, proposer: str, approvers: int) -> Proposal:
+    return Proposal(id_, _as_bytes(subject), admit, _as_bytes(proposer), approvers)
 
 
 def _output_type(entry: dict[str, Any]) -> str:
@@ -220,7 +256,7 @@ _VIEWS: Final = {
         flat_types(entry["inputs"]),
         [_output_type(output) for output in entry["outputs"]],
     )
-    for address, contract in ((REPLICATED, "replicated"), (FINDER, "finder"))
+    for address, contract in ((REPLICATED, "replicated"), (FINDER, "finder"), (VALIDATORS, "validators"))
     for entry in compiled()[contract]["abi"]
     if entry["type"] == "function" and entry["stateMutability"] == "view"
 }

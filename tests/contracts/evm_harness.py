@@ -6,6 +6,7 @@ gives its logs, or raises `Reverted` and leaves no trace, as in a block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -60,11 +61,11 @@ class Done:
 class Evm:
     """The state, and the clock of the next call."""
 
-    def __init__(self, timestamp: int = 1_000_000, number: int = 1) -> None:
+    def __init__(self, timestamp: int = 1_000_000, number: int = 1, validators: Sequence[bytes] = ()) -> None:
         self.timestamp = timestamp
         self.number = number
         self.state = CancunState(AtomicDB(), self._context(), BLANK_ROOT_HASH)
-        for address, (code, storage) in genesis_contracts().items():
+        for address, (code, storage) in genesis_contracts(validators).items():
             self.place(address, code, storage)
 
     @property

@@ -10,7 +10,7 @@ from eth_hash.auto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.contracts import FINDER, REPLICATED, calls, compiled, events, views
+from chain.contracts import FINDER, REPLICATED, VALIDATORS, calls, compiled, events, views
 from chain.contracts import bindings as b
 from chain.types import Log
 from tests.contracts.world import BASE, GOOD, MANIFEST, SEED, TERMS, UPDATE_SIZE, WORKERS
@@ -18,13 +18,14 @@ from tests.contracts.world import BASE, GOOD, MANIFEST, SEED, TERMS, UPDATE_SIZE
 TERMS_TYPE = "(uint256,uint256,uint256,uint256,uint256,uint256,uint256,uint256,uint256,uint256,uint256,bool)"
 TERMS_VALUES = tuple(getattr(TERMS, field.name) for field in fields(TERMS))
 MASK = bytes(range(65))
+CONTRACTS = sorted(set(compiled()) - {"vyper"})
 
 
 def test_every_event_of_the_abi_has_a_class_with_its_fields_in_order() -> None:
-    known = {kind.__name__: kind for kind in (*b.ReplicatedEvent.__args__, *b.FinderEvent.__args__)}
+    known = {kind.__name__: kind for kind in b.Event.__args__}
     written = {
         entry["name"]: [field["name"] for field in entry["inputs"]]
-        for name in ("replicated", "finder")
+        for name in CONTRACTS
         for entry in compiled()[name]["abi"]
         if entry["type"] == "event"
     }
@@ -36,7 +37,7 @@ def test_every_event_of_the_abi_has_a_class_with_its_fields_in_order() -> None:
 
 
 def test_indexed_fields_come_first() -> None:
-    for name in ("replicated", "finder"):
+    for name in CONTRACTS:
         for entry in compiled()[name]["abi"]:
             if entry["type"] == "event":
                 flags = [field["indexed"] for field in entry["inputs"]]
@@ -45,8 +46,8 @@ def test_indexed_fields_come_first() -> None:
 
 def test_view_classes_name_the_fields_of_the_structs() -> None:
     structs = {"job": b.JobView, "round_of": b.RoundView, "seat": b.SeatView, "enrolment": b.EnrolmentView}
-    structs |= {"books": b.Books, "open_at": b.Listing}
-    for name in ("replicated", "finder"):
+    structs |= {"books": b.Books, "open_at": b.Listing, "proposals_page": b.Proposal}
+    for name in CONTRACTS:
         for entry in compiled()[name]["abi"]:
             if entry["type"] == "function" and entry["name"] in structs:
                 (output,) = entry["outputs"]
@@ -105,6 +106,8 @@ def test_numbers_of_phases_states_and_reasons_are_those_of_the_contract() -> Non
         (b.end(7), "end(uint256)", ["uint256"], [7], 0),
         (b.settle(7, WORKERS[0]), "settle(uint256,address)", ["uint256", "address"], [7, WORKERS[0]], 0),
         (b.withdraw(7), "withdraw(uint256)", ["uint256"], [7], 0),
+        (b.propose(WORKERS[0], True), "propose(address,bool)", ["address", "bool"], [WORKERS[0], True], 0),
+        (b.approve(7), "approve(uint256)", ["uint256"], [7], 0),
     ],
     ids=lambda part: part if isinstance(part, str) else "",
 )
@@ -112,7 +115,8 @@ def test_calldata_is_what_eth_abi_encodes(
     call: b.Call, signature: str, types: list[str], values: list[object], value: int
 ) -> None:
     assert call.data == keccak(signature.encode())[:4] + abi_encode(types, values)
-    assert (call.to, call.value) == (REPLICATED, value)
+    of_validators = signature.startswith(("propose(", "approve("))
+    assert (call.to, call.value) == (VALIDATORS if of_validators else REPLICATED, value)
 
 
 def test_a_reveal_sends_little_gas_when_it_cannot_open_a_round() -> None:
@@ -128,6 +132,8 @@ def test_a_reveal_sends_little_gas_when_it_cannot_open_a_round() -> None:
         lambda: b.commit(True, 1, 1, GOOD, GOOD, GOOD),
         lambda: b.settle(1, GOOD),
         lambda: b.finalise(1, 1, 1, 1),
+        lambda: b.propose(GOOD, True),
+        lambda: b.propose(WORKERS[0], 1),
         lambda: b.reveal(1, 1, 1, GOOD, "mask", GOOD),
         lambda: b.post(GOOD, GOOD, 1, GOOD, replace(TERMS, auto_finalise=None)),
     ],
@@ -173,6 +179,18 @@ def test_dynamic_fields_are_read_as_eth_abi_writes_them(workers: list[bytes], nu
     topics = (b.topic_of(b.Revealed), word, word, WORKERS[0].rjust(32, b"\0"))
     revealed = b.decode(log_of(REPLICATED, topics, data))
     assert revealed == b.Revealed(number, number, WORKERS[0], number, BASE, SEED, number, GOOD, mask, BASE)
+
+
+@settings(max_examples=30, deadline=None)
+@given(validators=st.lists(st.binary(min_size=20, max_size=20), max_size=100), epoch=st.integers(0, 2**256 - 1))
+def test_a_change_of_the_validators_is_read_from_its_log_alone(validators: list[bytes], epoch: int) -> None:
+    topics = (b.topic_of(b.ValidatorsChanged), epoch.to_bytes(32, "big"))
+    data = abi_encode(["address[]"], [validators])
+    assert b.validators_of(log_of(VALIDATORS, topics, data)) == (epoch, tuple(validators))
+    for stranger in (REPLICATED, FINDER, b"\x01" * 20):
+        assert b.validators_of(log_of(stranger, topics, data)) is None
+    assert b.validators_of(log_of(VALIDATORS, (b.topic_of(b.Approved), *topics[1:]), data)) is None
+    assert b.validators_of(log_of(VALIDATORS, (), data)) is None
 
 
 def test_bindings_export_every_public_name_of_their_parts() -> None:

@@ -10,6 +10,7 @@ import pytest
 from chain.contracts import bindings as b
 from chain.contracts import calls
 from chain.contracts.calls import Call
+from chain.genesis import GAS_LIMIT_MIN
 from tests.contracts.evm_harness import BLOCK_GAS
 from tests.contracts.world import (
     BASE,
@@ -165,3 +166,18 @@ def test_an_auto_finalised_majority_opens_the_next_round_within_its_gas(table: d
     world.reveal(job, dict.fromkeys(first[:15], GOOD))
     gas_of(world, table, "auto-finalising reveal, 31 slots", first[15], reveal_call(first[15], job, 1, 1, GOOD))
     assert world.job(job).settled == 1
+
+
+@pytest.mark.parametrize("count", [4, 99, 100])
+def test_changing_the_validators(table: dict[str, int], count: int) -> None:
+    """The dearest change moves 99 validators up; a network with the least gas limit has room for it."""
+    world = World(WORKERS[:count])
+    subject, admit = (STRANGER, True) if count < 100 else (WORKERS[0], False)
+    needed = world.evm.query(b.approvals_needed_view())
+    gas_of(world, table, f"propose, {count} validators", WORKERS[count - 1], b.propose(subject, admit))
+    for validator in WORKERS[: needed - 2]:
+        gas_of(world, table, f"approve, {count} validators", validator, b.approve(1))
+    what = f"approve that {'admits' if admit else 'removes'} one, {count} validators"
+    gas_of(world, table, what, WORKERS[needed - 2], b.approve(1))
+    assert world.evm.query(b.epoch_view()) == 1
+    assert calls.APPROVE_GAS < GAS_LIMIT_MIN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -78,8 +78,8 @@ def reveal_call(worker: bytes, job: int, round_: int, attempt: int, update: byte
 class World:
     """One state of the machine, one job that most tests need, everybody rich."""
 
-    def __init__(self) -> None:
-        self.evm = Evm(timestamp=NOW)
+    def __init__(self, validators: Sequence[bytes] = ()) -> None:
+        self.evm = Evm(timestamp=NOW, validators=validators)
         for person in KEYS:
             self.evm.fund(person)
         self.slots: tuple[bytes, ...] = ()  # of the round that was opened last

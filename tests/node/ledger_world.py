@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from chain import claims
 from chain.chain import Chain, FinalisedBlock
 from chain.genesis import Network
 from chain.mempool import Mempool
-from chain.store import Store
+from chain.store import Store, mark_new
 from chain.types import Claim
 from node.ledger import Ledger
 from tests.chain.chain_kit import NOW, SYSTEM, VALIDATORS, make_network
 
 DELAY_S = 0.01
+WORK_S = 0.002
+T = TypeVar("T")
 
 
 class Wire:
@@ -51,6 +55,8 @@ class Wire:
         for peer in self.world.peers_of(self.own):
             self.world.send(self.own, peer, f"gossip:{topic}", payload)
 
+    def epoch_began(self) -> None: ...
+
     def drop(self, peer: str, reason: str) -> None:
         self.dropped.append(reason)
 
@@ -80,11 +86,14 @@ class World:
         self.members: dict[str, Member] = {}
         self.lost: set[frozenset[str]] = set()  # links that carry nothing
         self._queue: list[tuple[float, int, str, str, str, bytes]] = []
+        self._calls: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
 
-    def add(self, name: str) -> Member:
-        """Start a node; "validator-N" has that validator's key."""
+    def add(self, name: str, new: bool = True) -> Member:
+        """Start a node; "validator-N" has that validator's key, which has never voted if it is `new`."""
         index = self.index_of(name)
+        if new:
+            mark_new(self.root / name)
         store = Store(self.root / name, 1 << 28)
         chain = Chain(store, self.network, replace(SYSTEM, claim_digest=claims.claim_digest))
         wire = Wire(self, name)
@@ -94,9 +103,9 @@ class World:
             member.claims[digest] = claim
 
         ledger = Ledger(
-            chain, store, Mempool(base_fee_wei=chain.network.base_fee_wei), wire,
+            chain, store, Mempool(base_fee_wei=chain.network.base_fee_wei), wire, self,
             lambda blocks: member.final.extend(blocks), on_claim, lambda claim: member.refused.append(claim),
-            lambda: NOW + self.now, None if index is None else VALIDATORS[index], index,
+            lambda: NOW + self.now, None if index is None else VALIDATORS[index],
         )  # fmt: skip
         member = self.members[name] = Member(ledger, wire)
         ledger.start(self.now)
@@ -104,6 +113,11 @@ class World:
             if other != name:
                 self.connect(name, other)
         return member
+
+    def submit(self, job: Callable[[], T], done: Callable[[T, float], None]) -> None:
+        """node.workshop.Workshop: done after a moment."""
+        result = job()
+        heapq.heappush(self._calls, (self.now + WORK_S, next(self._order), lambda: done(result, self.now)))
 
     def connect(self, a: str, b: str) -> None:
         self.members[a].ledger.peer_connected(b, self.index_of(b), self.now)
@@ -127,10 +141,13 @@ class World:
             ticks = [(m.ledger.deadline, name) for name, m in self.members.items() if m.ledger.deadline is not None]
             tick = min(ticks, default=(float("inf"), ""))
             message = self._queue[0][0] if self._queue else float("inf")
-            if min(tick[0], message) > end:
+            call = self._calls[0][0] if self._calls else float("inf")
+            if min(tick[0], message, call) > end:
                 break
-            self.now = max(self.now, min(tick[0], message))
-            if message <= tick[0]:
+            self.now = max(self.now, min(tick[0], message, call))
+            if call <= min(message, tick[0]):
+                heapq.heappop(self._calls)[2]()
+            elif message <= tick[0]:
                 _, _, source, target, kind, payload = heapq.heappop(self._queue)
                 self._deliver(source, self.members[target], kind, payload)
             else:
