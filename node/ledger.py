@@ -398,13 +398,17 @@ class Ledger:
         """An answer was worked through."""
         asked, self._now = self._sync.asked, now
         assert asked is not None
-        number = self.chain.finalised.number
+        number, held_before = self.chain.finalised.number, 0 if self._sync.ahead is None else self._sync.ahead[1]
         if error is not None:
             self.refused[wire.BLOCKS] += 1
             log.warning("sync.refused", peer=asked.peer, first=asked.first, reason=str(error)[:200])
             self._wire.drop(asked.peer, f"wrong blocks: {str(error)[:200]}")
             self._sync.failed(now)
-        elif number > self._import_began_at or unproven or self._sync.follow_anchor(self._importer.anchor):
+        elif (
+            number > self._import_began_at
+            or unproven > held_before
+            or self._sync.follow_anchor(self._importer.anchor)
+        ):
             log.info("sync.progressed", number=number, target=self._sync.target, held=unproven)
             self._sync.answered(unproven)
         else:

@@ -18,7 +18,7 @@ CHAIN_ID = 7
 GENESIS_TIME = 1_000
 NOW = 2_000
 RICH = 10**24
-VALIDATORS = [bytes([index + 1]) * 32 for index in range(4)]
+VALIDATORS = [bytes([index + 1]) * 32 for index in range(8)]  # the first four are in the network file
 USERS = [(10**9 + index).to_bytes(32, "big") for index in range(8)]
 ADDRESSES = [address_of_secret(user) for user in USERS]
 

@@ -133,7 +133,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_database_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(tmp_path, MAP_SIZE).close()
-    monkeypatch.setattr(store_module, "_FORMAT", b"2")
+    monkeypatch.setattr(store_module, "_FORMAT", b"0")
     with pytest.raises(StoreError, match="format"):
         Store(tmp_path, MAP_SIZE)
 

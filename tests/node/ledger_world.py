@@ -12,6 +12,7 @@ from typing import TypeVar
 from chain import claims
 from chain.chain import Chain, FinalisedBlock
 from chain.genesis import Network
+from chain.header import address_of_secret
 from chain.mempool import Mempool
 from chain.store import Store, mark_new
 from chain.types import Claim
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 
 class Wire:
-    """One ledger's streams; also counts what it refused."""
+    """One ledger's streams and workshop; also counts what it refused."""
 
     def __init__(self, world: World, own: str) -> None:
         self.world, self.own = world, own
@@ -33,14 +34,16 @@ class Wire:
 
     @property
     def validators_connected(self) -> int:
-        return sum(self.world.index_of(peer) is not None for peer in self.world.peers_of(self.own))
+        return sum(self.world.index_of(peer, self.own) is not None for peer in self.world.peers_of(self.own))
 
     def to_validator(self, index: int, kind: str, payload: bytes) -> None:
-        self.world.send(self.own, f"validator-{index}", kind, payload)
+        for peer in self.world.peers_of(self.own):
+            if self.world.index_of(peer, self.own) == index:
+                self.world.send(self.own, peer, kind, payload)
 
     def to_validators(self, kind: str, payload: bytes) -> None:
         for peer in self.world.peers_of(self.own):
-            if self.world.index_of(peer) is not None:
+            if self.world.index_of(peer, self.own) is not None:
                 self.world.send(self.own, peer, kind, payload)
 
     def to_peer(self, peer: str, kind: str, payload: bytes) -> None:
@@ -57,6 +60,11 @@ class Wire:
 
     def epoch_began(self) -> None: ...
 
+    def submit(self, job: Callable[[], T], done: Callable[[T, float], None]) -> None:
+        """node.workshop.Workshop: done after a moment, unless the node is gone by then."""
+        result = job()
+        self.world.call(WORK_S, self, lambda: done(result, self.world.now))
+
     def drop(self, peer: str, reason: str) -> None:
         self.dropped.append(reason)
 
@@ -70,6 +78,7 @@ class Member:
 
     ledger: Ledger
     wire: Wire
+    store: Store
     final: list[FinalisedBlock] = field(default_factory=list)
     claims: dict[bytes, Claim] = field(default_factory=dict)
     refused: list[bytes] = field(default_factory=list)
@@ -85,13 +94,13 @@ class World:
         self.now = 0.0
         self.members: dict[str, Member] = {}
         self.lost: set[frozenset[str]] = set()  # links that carry nothing
+        self.drop: Callable[[str, str, str, bytes], bool] | None = None  # of (source, target, kind, payload)
         self._queue: list[tuple[float, int, str, str, str, bytes]] = []
-        self._calls: list[tuple[float, int, Callable[[], None]]] = []
+        self._calls: list[tuple[float, int, Wire, Callable[[], None]]] = []
         self._order = itertools.count()
 
-    def add(self, name: str, new: bool = True) -> Member:
+    def add(self, name: str, new: bool = True, checkpoint: tuple[int, bytes] | None = None) -> Member:
         """Start a node; "validator-N" has that validator's key, which has never voted if it is `new`."""
-        index = self.index_of(name)
         if new:
             mark_new(self.root / name)
         store = Store(self.root / name, 1 << 28)
@@ -103,34 +112,47 @@ class World:
             member.claims[digest] = claim
 
         ledger = Ledger(
-            chain, store, Mempool(base_fee_wei=chain.network.base_fee_wei), wire, self,
+            chain, store, Mempool(base_fee_wei=chain.network.base_fee_wei), wire, wire,
             lambda blocks: member.final.extend(blocks), on_claim, lambda claim: member.refused.append(claim),
-            lambda: NOW + self.now, None if index is None else VALIDATORS[index],
+            lambda: NOW + self.now, self.key_of(name), checkpoint,
         )  # fmt: skip
-        member = self.members[name] = Member(ledger, wire)
+        member = self.members[name] = Member(ledger, wire, store)
         ledger.start(self.now)
         for other in self.members:
             if other != name:
                 self.connect(name, other)
         return member
 
-    def submit(self, job: Callable[[], T], done: Callable[[T, float], None]) -> None:
-        """node.workshop.Workshop: done after a moment."""
-        result = job()
-        heapq.heappush(self._calls, (self.now + WORK_S, next(self._order), lambda: done(result, self.now)))
+    def stop(self, name: str) -> None:
+        """The node is gone, its disk stays."""
+        member = self.members.pop(name)
+        member.store.close()
+        for other in self.members.values():
+            other.ledger.peer_lost(name, self.now)
+
+    def call(self, after_s: float, owner: Wire, call: Callable[[], None]) -> None:
+        heapq.heappush(self._calls, (self.now + after_s, next(self._order), owner, call))
 
     def connect(self, a: str, b: str) -> None:
-        self.members[a].ledger.peer_connected(b, self.index_of(b), self.now)
-        self.members[b].ledger.peer_connected(a, self.index_of(a), self.now)
+        self.members[a].ledger.peer_connected(b, self.index_of(b, a), self.now)
+        self.members[b].ledger.peer_connected(a, self.index_of(a, b), self.now)
 
     @staticmethod
-    def index_of(name: str) -> int | None:
-        return int(name.removeprefix("validator-")) if name.startswith("validator-") else None
+    def key_of(name: str) -> bytes | None:
+        return VALIDATORS[int(name.removeprefix("validator-"))] if name.startswith("validator-") else None
+
+    def index_of(self, name: str, to: str) -> int | None:
+        """A member's place among the validators, as far as another member knows."""
+        key, validators = self.key_of(name), self.members[to].ledger.chain.epochs.present.validators
+        address = None if key is None else address_of_secret(key)
+        return validators.index(address) if address in validators else None
 
     def peers_of(self, name: str) -> list[str]:
         return [other for other in self.members if other != name]
 
     def send(self, source: str, target: str, kind: str, payload: bytes) -> None:
+        if self.drop is not None and self.drop(source, target, kind, payload):
+            return
         if target in self.members and frozenset((source, target)) not in self.lost:
             heapq.heappush(self._queue, (self.now + DELAY_S, next(self._order), source, target, kind, payload))
 
@@ -146,16 +168,21 @@ class World:
                 break
             self.now = max(self.now, min(tick[0], message, call))
             if call <= min(message, tick[0]):
-                heapq.heappop(self._calls)[2]()
+                _, _, owner, done = heapq.heappop(self._calls)
+                if self.members.get(owner.own) is not None and self.members[owner.own].wire is owner:
+                    done()
             elif message <= tick[0]:
                 _, _, source, target, kind, payload = heapq.heappop(self._queue)
-                self._deliver(source, self.members[target], kind, payload)
+                self._deliver(source, target, kind, payload)
             else:
                 self.members[tick[1]].ledger.tick(self.now)
         self.now = end
 
-    def _deliver(self, source: str, target: Member, kind: str, payload: bytes) -> None:
+    def _deliver(self, source: str, target: str, kind: str, payload: bytes) -> None:
+        if target not in self.members:
+            return
+        ledger = self.members[target].ledger
         if kind.startswith("gossip:"):
-            target.ledger.receive_gossip(source, kind.removeprefix("gossip:"), payload, self.now)
+            ledger.receive_gossip(source, kind.removeprefix("gossip:"), payload, self.now)
         else:
-            target.ledger.receive(source, self.index_of(source), kind, payload, self.now)
+            ledger.receive(source, self.index_of(source, target), kind, payload, self.now)
