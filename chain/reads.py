@@ -24,7 +24,6 @@ from chain.types import Block, Certificate, ChainError, Head, Log
 At: TypeAlias = "int | bytes | None"
 TopicFilter: TypeAlias = "Sequence[bytes | Collection[bytes] | None]"
 LOGS_MAX: Final = 10_000
-ANSWER_BYTES_MAX: Final = (4 << 20) - (64 << 10)  # of blocks_from: a message carries 4 MiB, with some words around them
 _FRAME_BYTES: Final = 256  # around a block and its certificate on the wire
 _SIGNATURE_BYTES: Final = 72  # with its signer's index
 NO_ADDRESS: Final = bytes(20)
@@ -145,15 +144,13 @@ class ChainReads:
         return None if payload is None else rules.block_of(evm.decode_header(payload), payload)
 
     def blocks_from(self, number: int, count: int, bytes_max: int) -> list[tuple[Block, Certificate | None]]:
-        """Finalised blocks from `number` on, as many as `bytes_max` allows and ending with a certified one.
+        """Finalised blocks from `number` on, `count` or as many as `bytes_max` allows, at least one if there is one.
 
-        An epoch's last block comes with the empty ones, of its epoch, up to the one that the certificate names.
-
-        Blocks that became final together are of no use without the certificate of their last one: only `count` and
-        ANSWER_BYTES_MAX cut these short, and then the last block comes without.
+        Each with the certificate that is kept for it, if any: of blocks that became final together the last one has
+        it. An epoch's last block comes with the empty ones, of its epoch, up to the one that its certificate names.
         """
         found: list[tuple[Block, Certificate | None]] = []
-        size, proven = 0, 0
+        size = 0
         for height in range(max(number, 1), min(number + count, self._final.block_number + 1)):
             digest = self._store.digest_at(height)
             block = None if digest is None else self.finalised_block(digest)
@@ -162,11 +159,10 @@ class ChainReads:
             certificate, run = self._store.certificate(height), (block, *self._store.tail(height))
             size += sum(len(each.payload) + _FRAME_BYTES for each in run)
             size += 0 if certificate is None else len(certificate.signatures) * _SIGNATURE_BYTES
-            if found and size > (min(bytes_max, ANSWER_BYTES_MAX) if proven else ANSWER_BYTES_MAX):
+            if found and size > bytes_max:
                 break
             found += [(each, certificate if each is run[-1] else None) for each in run]
-            proven = proven if certificate is None else len(found)
-        return found[: proven or len(found)]
+        return found
 
     def block(self, at: At = None) -> BlockView:
         """Raises UnknownBlock."""

@@ -60,7 +60,7 @@ class NodeConfig(_Section, frozen=True):
         Meta(
             pattern=r"^(|[0-9]{1,15}:0x[0-9a-fA-F]{64})$",
             description="A block that you know to be final, as NUMBER:0xDIGEST: `flnode status` of a node that you "
-            "trust shows one. A new node takes only a history that leads there; empty = it trusts the first validators.",
+            "trust shows one. A new node takes only history that leads there; empty = it trusts the first validators.",
         ),
     ] = ""
     chain_bytes_max: Annotated[int, Meta(ge=1 << 24, description="Largest size of the chain database, in bytes.")] = (

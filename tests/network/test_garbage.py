@@ -62,7 +62,7 @@ async def connected_peers(network: Network, count: int) -> list[str]:
 
 async def attack(chain: Chain, addresses: list[str]) -> None:
     """Everything that a member can send, each kind as another member (many faults get one kept out); then strangers."""
-    hello = link.hello(chain, "", None, None)
+    hello = link.hello(chain, "", None)
     for number, kind in enumerate(KINDS):
         async with trio.open_nursery() as nursery:
             config = P2PConfig(bootstrap=tuple(addresses))

@@ -78,7 +78,7 @@ def _votes(node: Node) -> int:
     """Check the vote log that a killed validator left: every named block has its body, no rule was broken."""
     store = Store(node.config.chain_path)
     try:
-        votes, blocks = store.votes_and_blocks()
+        votes, blocks = store.vote_log().votes, store.vote_log().blocks
     finally:
         store.close()
     bodies = {block.digest for block in blocks}
