@@ -160,7 +160,7 @@ def test_a_checkpoint_far_above_is_led_to_backwards(tmp_path: Path) -> None:
     source = world.add("source")
     head = source.ledger.chain.head(145)
     late = world.add("late", checkpoint=(head.number, head.digest))
-    world.run(0.05)
+    world.run(0.035)
     assert late.ledger._sync.anchoring
     assert late.height == 0
     world.run(5)
