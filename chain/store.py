@@ -23,6 +23,7 @@ reopens at the last call that returned, or at the one that had just been committ
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def mark_new(path: Path) -> None:
 
 
 class Store:
-    """One node's database. Not thread-safe: one owner, as for the chain above it."""
+    """One node's database. It has one owner, as the chain has; other threads may read what has a single key."""
 
     def __init__(self, path: Path, map_size: int = MAP_SIZE_DEFAULT) -> None:
         """Open or create the database in directory `path`.
@@ -93,6 +94,7 @@ class Store:
             StoreError: another process holds it, it is damaged, or it was written by another version.
         """
         self._lock, self._new = lock_directory(path), path / _NEW_FILE
+        self._closing, self._closed = threading.Lock(), False
         try:
             with store_errors():
                 self._env = lmdb.open(
@@ -110,7 +112,10 @@ class Store:
             raise
 
     def close(self) -> None:
-        self._env.close()
+        """Readers in other threads get StoreError from now on."""
+        with self._closing:
+            self._closed = True
+            self._env.close()
         os.close(self._lock)
 
     def _check_format(self) -> None:
@@ -124,9 +129,12 @@ class Store:
     # -- reading and writing -------------------------------------------------------------------------------------
 
     def _get(self, database: str, key: bytes) -> bytes | None:
-        with store_errors(), self._env.begin(db=self._dbs[database]) as transaction:
-            value: bytes | None = transaction.get(key)
-            return value
+        with self._closing, store_errors():
+            if self._closed:
+                raise StoreError("the chain database is closed")
+            with self._env.begin(db=self._dbs[database]) as transaction:
+                value: bytes | None = transaction.get(key)
+                return value
 
     @contextmanager
     def _write(self) -> Iterator[_Batch]:

@@ -35,6 +35,7 @@ from node.datasets import Datasets
 from node.driver import drive
 from node.faults import FAULTS, explain
 from node.feed import Feed
+from node.importer import parse_checkpoint
 from node.keys import account_address, load_account_key, load_p2p_key, peer_id
 from node.learner_pool import Learner, LearnerConfig, LearnerError, open_learner
 from node.ledger import TOPIC_REFUSALS, TOPIC_TRANSACTIONS, Ledger
@@ -125,7 +126,7 @@ class Node:
         self._ledger = Ledger(
             chain, store, Mempool(base_fee_wei=chain.network.base_fee_wei), self._link, self._workshop, self._on_final,
             self._on_claim, self._on_refused, time.time, key if config.has_role("validator") else None,
-            config.node.trusted_checkpoint,
+            parse_checkpoint(config.node.checkpoint),
         )  # fmt: skip
         self._account = Account(
             key, address, chain.network.chain_id, chain.network.base_fee_wei,

@@ -68,12 +68,6 @@ class NodeConfig(_Section, frozen=True):
     )
     blobs_bytes_max: Annotated[int, Meta(ge=1 << 20, description="Largest size of the blob store, in bytes.")] = 8 << 30
 
-    @property
-    def trusted_checkpoint(self) -> tuple[int, bytes] | None:
-        """`checkpoint` as (height, digest)."""
-        number, colon, digest = self.checkpoint.partition(":0x")
-        return (int(number), bytes.fromhex(digest)) if colon else None
-
 
 class ApiConfig(_Section, frozen=True):
     """The JSON-RPC API. The Unix socket is always there; HTTP is off unless given an address."""

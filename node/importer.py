@@ -30,6 +30,12 @@ UNPROVEN_BYTES_MAX: Final = 64 << 20  # held for a certificate that is still to 
 Item = tuple[Block, Certificate | None]
 
 
+def parse_checkpoint(text: str) -> tuple[int, bytes] | None:
+    """`checkpoint` of [node] as (height, digest); None if it is empty."""
+    number, colon, digest = text.partition(":0x")
+    return (int(number), bytes.fromhex(digest)) if colon else None
+
+
 class CheckpointContradicted(Exception):
     """What is final here does not lead to the trusted checkpoint: one of them is wrong, and the node must not go on."""
 

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import structlog
 from eth_hash.auto import keccak
 
-from chain import claims, messages
+from chain import claims
 from chain.chain import Chain, FinalisedBlock
 from chain.header import address_of_secret
 from chain.mempool import Mempool
@@ -25,9 +25,8 @@ from chain.store import Store
 from chain.types import Attestation, ChainError, Claim, InvalidTransaction, InvalidVote, Transaction
 from node import wire
 from node.bounded import BoundedDict
-from node.importer import Importer
+from node.catch_up import CatchUp
 from node.repeats import REPEAT_S, Repeats
-from node.sync import VALIDATOR_LAG_S, Sync
 from node.validator import Validator
 from node.workshop import Workshop
 
@@ -99,12 +98,11 @@ class Ledger:
         self._store, self._wire, self._key, self._workshop, self._clock = store, network, key, workshop, clock
         self._on_final, self._on_claim, self._on_refused = on_final, on_claim, on_refused
         self._own_address = None if key is None else address_of_secret(key)
-        self._importer = Importer(chain, workshop, checkpoint, self._imported, self._import_done)
-        self._sync = Sync(chain.finalised.number, 0.0, self._importer.anchor)
+        self._catch_up = CatchUp(chain, network, workshop, checkpoint, self._imported, self._answer_worked)
         self._repeat_at: float | None = None
         self._repeats = Repeats()
         self._refused_transactions: BoundedDict[bytes, bytes] = BoundedDict(REFUSED_MAX)  # -> the claim
-        self._now, self._import_began_at = 0.0, 0
+        self._now = 0.0
         self._index: int | None
         self.validator: Validator | None
         self._enter_epoch()
@@ -121,7 +119,7 @@ class Ledger:
         self._addresses = epoch.validators
         self._index = epoch.validators.index(own) if own in epoch.validators else None
         self._attested = claims.Attestations(len(epoch.validators), epoch.quorum)
-        self._sync.lag_s = 0.0 if self._index is None else VALIDATOR_LAG_S
+        self._catch_up.as_validator(self._index is not None)
         self.validator = None
         if self._key is not None and self._index is not None:
             self.validator = Validator(
@@ -136,18 +134,19 @@ class Ledger:
             self.validator.tick(now)
         if self._repeat_at is not None and now >= self._repeat_at:
             self._repeat(now)
-        self._ask(now)
+        self._catch_up.ask(now)
 
     @property
     def deadline(self) -> float | None:
         """When `tick` is due next."""
-        times = [self._repeat_at, self._sync.deadline, None if self.validator is None else self.validator.deadline]
+        validator = None if self.validator is None else self.validator.deadline
+        times = [self._repeat_at, self._catch_up.sync.deadline, validator]
         return min((t for t in times if t is not None), default=None)
 
     @property
     def target(self) -> int:
         """The newest finalised block that a peer has told of."""
-        return max(self._sync.target, self.chain.finalised.number)
+        return max(self._catch_up.sync.target, self.chain.finalised.number)
 
     # ---- peers ------------------------------------------------------------------------------------------------------
     def peer_connected(self, peer: str, index: int | None, now: float) -> None:
@@ -164,8 +163,7 @@ class Ledger:
 
     def peer_lost(self, peer: str, now: float) -> None:
         self._now = now
-        self._sync.lost(peer)
-        self._ask(now)
+        self._catch_up.lost(peer, now)
 
     def receive(self, peer: str, index: int | None, kind: str, payload: bytes, now: float) -> None:
         """A message of a peer; what is malformed is counted, and the node lives on."""
@@ -198,12 +196,11 @@ class Ledger:
             case wire.ATTESTATIONS:
                 self._take_attestations(payload)
             case wire.HEAD:
-                self._sync.announce(peer, wire.decode(payload, wire.Head).number)
-                self._ask(self._now)
+                self._catch_up.announced(peer, wire.decode(payload, wire.Head).number, self._now)
             case wire.WANT_BLOCKS:
-                self._serve_blocks(peer, wire.decode(payload, wire.WantBlocks))
+                self._catch_up.serve(peer, wire.decode(payload, wire.WantBlocks))
             case wire.BLOCKS:
-                self._take_blocks(peer, wire.decode(payload, wire.Blocks))
+                self._catch_up.take(peer, wire.decode(payload, wire.Blocks), self._now)
             case _:
                 raise wire.InvalidMessage("unknown kind of message")
 
@@ -340,7 +337,7 @@ class Ledger:
                 self._attested.forget(self.chain.claim_digest(claim))
             log.info("block.finalised", number=block.head.number, view=block.head.view, txs=len(block.transactions))
         head = blocks[-1].head
-        self._sync.advance(head.number, self._now)
+        self._catch_up.sync.advance(head.number, self._now)
         self._wire.to_all(wire.HEAD, wire.encode(wire.Head(head.number, head.digest)))
         self._on_final(blocks)
         if head.epoch != self.chain.epochs.present.number:
@@ -364,55 +361,15 @@ class Ledger:
     @property
     def catching_up(self) -> bool:
         """Whether more finalised blocks are on their way: what is final here is not the newest."""
-        asked = self._sync.asked
-        return asked is not None and self._sync.target >= asked.first + asked.count
-
-    def _ask(self, now: float) -> None:
-        if (request := self._sync.next_request(now)) is not None:
-            if self._sync.ahead is None:
-                self._importer.forget()
-            want = wire.WantBlocks(request.first, request.count)
-            self._wire.to_peer(request.peer, wire.WANT_BLOCKS, wire.encode(want))
-
-    def _serve_blocks(self, peer: str, want: wire.WantBlocks) -> None:
-        found = self.chain.blocks_from(want.first, want.count, wire.BLOCKS_BYTES_MAX)
-        items = tuple(
-            (messages.encode_block(block), None if proof is None else messages.encode_certificate(proof))
-            for block, proof in found
-        )
-        self._wire.to_peer(peer, wire.BLOCKS, wire.encode(wire.Blocks(want.first, items)))
-
-    def _take_blocks(self, peer: str, answer: wire.Blocks) -> None:
-        asked = self._sync.asked
-        if asked is None or not self._sync.waiting or (asked.peer, asked.first) != (peer, answer.first):
-            return  # an answer that came too late
-        self._sync.came()
-        self._import_began_at = self.chain.finalised.number
-        self._importer.take(answer, self._now)
+        return self._catch_up.more_to_come
 
     def _imported(self, blocks: list[FinalisedBlock], now: float) -> None:
         self._now = now
         self._finalised(blocks)
 
-    def _import_done(self, error: Exception | None, unproven: int, now: float) -> None:
-        """An answer was worked through."""
-        asked, self._now = self._sync.asked, now
-        assert asked is not None
-        number, held_before = self.chain.finalised.number, 0 if self._sync.ahead is None else self._sync.ahead[1]
+    def _answer_worked(self, error: Exception | None, moved: bool, now: float) -> None:
+        self._now = now
         if error is not None:
             self.refused[wire.BLOCKS] += 1
-            log.warning("sync.refused", peer=asked.peer, first=asked.first, reason=str(error)[:200])
-            self._wire.drop(asked.peer, f"wrong blocks: {str(error)[:200]}")
-            self._sync.failed(now)
-        elif (
-            number > self._import_began_at
-            or unproven > held_before
-            or self._sync.follow_anchor(self._importer.anchor)
-        ):
-            log.info("sync.progressed", number=number, target=self._sync.target, held=unproven)
-            self._sync.answered(unproven)
-        else:
-            self._sync.failed(now)
-        if number > self._import_began_at and self.validator is not None:
+        if moved and self.validator is not None:
             self.validator.restart(now)
-        self._ask(now)

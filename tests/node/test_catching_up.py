@@ -94,7 +94,7 @@ def test_blocks_with_a_wrong_state_root_are_refused_though_a_quorum_has_certifie
     forged = other.build(other.genesis_digest, 1, 0, (), NOW, VALIDATORS[1])
     late = world.add("late")
     world.run(0.015)
-    asked = late.ledger._sync.asked
+    asked = late.ledger._catch_up.sync.asked
     assert asked is not None
     item = messages.encode_block(forged), messages.encode_certificate(certified(chain, forged))
     late.ledger.receive(asked.peer, None, wire.BLOCKS, wire.encode(wire.Blocks(1, (item,))), world.now)
@@ -161,7 +161,7 @@ def test_a_checkpoint_far_above_is_led_to_backwards(tmp_path: Path) -> None:
     head = source.ledger.chain.head(145)
     late = world.add("late", checkpoint=(head.number, head.digest))
     world.run(0.035)
-    assert late.ledger._sync.anchoring
+    assert late.ledger._catch_up.sync.anchoring
     assert late.height == 0
     world.run(5)
     assert late.height == 150

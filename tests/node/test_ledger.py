@@ -161,7 +161,7 @@ def test_blocks_that_were_not_asked_for_or_are_not_proven_change_nothing(world: 
 
     fooled = world.add("fooled")
     world.run(0.015)
-    asked = fooled.ledger._sync.asked
+    asked = fooled.ledger._catch_up.sync.asked
     assert asked is not None
     voters = tuple((voter, proof.signatures[0][1]) for voter, _ in proof.signatures)
     forged = messages.encode_certificate(replace(proof, signatures=voters))
