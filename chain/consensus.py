@@ -19,7 +19,9 @@ it) or *skipped* (a quorum voted for its timeout).
 
 Safety rests on two rules, both in `Votes.cast`: one vote of each kind in a view, never both finalise and timeout in a
 view. For if a block of view v is final, a quorum voted to finalise v; so no other block of v is notarised, v is never
-skipped, and every later block must descend from it. A node remembers its votes over a restart for the same reason.
+skipped, and every later block must descend from it. A node remembers its votes over a restart for the same reason; one
+that has lost them keeps silent until it is past every view in which it may have voted (chain/consensus_floor.py). It
+remembers certificates, too: its later votes rest on them, and a signer that is faulty may never sign again.
 
 The view timer, three delays, runs only while there is *work*: something is pending, a proposal is open, the newest
 notarised block is not final, or a body is missing. So an idle chain whose head is final makes no blocks and sends

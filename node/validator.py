@@ -216,6 +216,8 @@ class Validator:
                     log.info("vote_log.begun", epoch=self.epoch.number, above_view=view)
         if votes or certificates or floor is not None:
             self._store.log_votes(votes, certificates, floor)
+            for vote, _ in votes:
+                log.debug("vote.persisted", view=vote.view, kind=vote.kind)
 
     def _keep_evidence(self) -> None:
         for first, second in self._machine.evidence if len(self._machine.evidence) > len(self._evidence) else ():
