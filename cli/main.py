@@ -19,6 +19,7 @@ from cli.output import colours
 from cli.start import start, stop
 from cli.status import peers, status
 from cli.testnet import testnet
+from cli.validator import validator
 from node.config import ConfigError
 
 INTERRUPTED = 130  # as shells report SIGINT
@@ -53,7 +54,7 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "flnode", "_FLNODE_COMPLETE").source())
 
 
-for command in (init, start, stop, status, peers, data, job, account, testnet, demo):
+for command in (init, start, stop, status, peers, data, job, account, validator, testnet, demo):
     cli.add_command(command)
 
 

@@ -29,15 +29,17 @@ from node.jobs import JobView
 from node.learner_pool import LearnerError
 from node.ledger import Ledger
 from node.link import Link
+from node.memory import resident_bytes
 from node.models import Models
+from node.outcome import submitted
 from node.p2p.host import Network
 from node.performer import Activity, Performer
+from node.validator_set import ValidatorSet
 from node.version import VERSION
 
 T = TypeVar("T")
 
 GAS_SEND: Final = 21_000
-PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass
@@ -103,30 +105,33 @@ class NodeBackend:
             ),
             balance_wei=str(chain.balance(address)),
             learner=_learner(self.performer.activity),
-            memory=schema.MemoryInfo(_rss(os.getpid()), _rss(self._learner_pid())),
+            memory=schema.MemoryInfo(resident_bytes(os.getpid()), resident_bytes(self._learner_pid())),
             waiting_for=None if waiting is None else waiting[0],
             waiting_since_s=None if waiting is None else round(self.clock() - waiting[1], 1),
             refused=dict(ledger.refused),
         )
 
     async def peers(self) -> list[schema.Peer]:
-        addresses = self.chain.epochs.present.validators
-        found = []
-        for info in self.network.peers():
-            index = self.link.index_of(info.peer)
-            found.append(
-                schema.Peer(
-                    peer_id=info.peer,
-                    address=info.address,
-                    direction="in" if info.direction == "inbound" else "out",
-                    connected_s=round(info.connected_since_s, 3),
-                    bytes_in=info.bytes_in,
-                    bytes_out=info.bytes_out,
-                    refused=info.refused,
-                    account=None if index is None else _hex(addresses[index]),
-                )
+        accounts = self._validators_connected()
+        return [
+            schema.Peer(
+                peer_id=info.peer,
+                address=info.address,
+                direction="in" if info.direction == "inbound" else "out",
+                connected_s=round(info.connected_since_s, 3),
+                bytes_in=info.bytes_in,
+                bytes_out=info.bytes_out,
+                refused=info.refused,
+                account=_hex(accounts[info.peer]) if info.peer in accounts else None,
             )
-        return found
+            for info in self.network.peers()
+        ]
+
+    def _validators_connected(self) -> dict[str, bytes]:
+        """The accounts of the peers that proved a validator's key, by peer."""
+        addresses = self.chain.epochs.present.validators
+        indices = {info.peer: self.link.index_of(info.peer) for info in self.network.peers()}
+        return {peer: addresses[index] for peer, index in indices.items() if index is not None}
 
     async def jobs(self) -> list[schema.JobSummary]:
         return [job_screen.summary(job, self.scores) for _, job in sorted(self.feed.jobs.by_id.items(), reverse=True)]
@@ -176,13 +181,16 @@ class NodeBackend:
         except (BlobError, IndexError) as error:
             raise BackendError(str(error) or "no such part") from None
 
+    async def validators(self) -> schema.Validators:
+        return self._validator_set(0).show()
+
     # ---- changes ----------------------------------------------------------------------------------------------------
     async def submit_job(self, spec: schema.JobSpec, wait_s: float) -> schema.Submitted:
         learner = self.performer.learner
         if learner is None:
             raise BackendError("this node has no learner; post the job at a learning server")
         manifest = await self._manifest(spec)
-        terms = _terms(spec.terms)
+        terms = job_screen.contract_terms(spec.terms)
         if terms.auto_finalise and manifest.goal is not None:
             raise BackendError("with auto_finalise no round can be scored before it ends: leave one of the two out")
         if (balance := self.chain.balance(self.account_queue.address)) < terms.escrow:
@@ -223,6 +231,18 @@ class NodeBackend:
     async def send(self, to: bytes, value: int, wait_s: float) -> schema.Submitted:
         return await self._send(f"send {time.time_ns()}", b.Call(to, value, b"", GAS_SEND), wait_s)
 
+    async def propose_validator(self, subject: bytes, admit: bool, wait_s: float) -> schema.Submitted:
+        return await self._validator_set(wait_s).propose(subject, admit)
+
+    async def approve_validator(self, proposal: int, wait_s: float) -> schema.Submitted:
+        return await self._validator_set(wait_s).approve(proposal)
+
+    def _validator_set(self, wait_s: float) -> ValidatorSet:
+        connected = self._validators_connected().values()
+        return ValidatorSet(
+            self.chain, self.account_queue.address, connected, lambda tag, call: self._send(tag, call, wait_s)
+        )
+
     async def add_dataset(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
         return await self.named.add(path, name, card, replace)
 
@@ -249,12 +269,8 @@ class NodeBackend:
             raise BackendError(f"the transaction failed: {error}") from None
         if receipt is None:
             return schema.Submitted(_hex(self.account_queue.hash_of(tag) or b""), final=False)
-        return schema.Submitted(_hex(receipt.transaction), final=True, job=self._posted_by(receipt.transaction))
-
-    def _posted_by(self, transaction: bytes) -> int | None:
-        receipt = self.chain.receipt(transaction)
-        events = [] if receipt is None else [b.decode(log) for log in receipt.logs]
-        return next((event.job for event in events if isinstance(event, b.JobPosted)), None)
+        done = self.chain.receipt(receipt.transaction)
+        return submitted(receipt.transaction, () if done is None else done.logs)
 
     async def _manifest(self, spec: schema.JobSpec) -> Manifest:
         dataset, size, contents = await self.named.find(spec.dataset)
@@ -371,26 +387,6 @@ def _learner(activity: Activity) -> schema.LearnerInfo:
         step=activity.step,
         steps=activity.steps,
     )
-
-
-def _terms(terms: schema.Terms) -> b.Terms:
-    return b.Terms(
-        reward=int(terms.reward_wei), stake=int(terms.stake_wei), slots=terms.slots, workers_min=terms.workers_min,
-        rounds_max=terms.rounds_max, attempts_max=terms.attempts_max, commit_window_s=terms.commit_window_s,
-        reveal_window_s=terms.reveal_window_s, last_call_s=terms.last_call_s, grace_s=terms.grace_s,
-        deadline=terms.deadline, auto_finalise=terms.auto_finalise,
-    )  # fmt: skip
-
-
-def _rss(pid: int | None) -> int:
-    """Resident set of a process in bytes; 0 if it is gone."""
-    if pid is None:
-        return 0
-    try:
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * PAGE_BYTES
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def _hex(data: bytes) -> str:

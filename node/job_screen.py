@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from chain.contracts import bindings as b
 from learner.manifest import Manifest
 from node.api import schema
 from node.jobs import COMMIT, REVEAL, SETTLED, JobView, RoundView
@@ -153,6 +154,16 @@ def _terms(job: JobView) -> schema.Terms:
         rounds_max=job.rounds_max, attempts_max=p.attempts_max, commit_window_s=p.commit_window_s,
         reveal_window_s=p.reveal_window_s, last_call_s=p.last_call_s, grace_s=p.grace_s, deadline=p.deadline,
         auto_finalise=p.auto_finalise,
+    )  # fmt: skip
+
+
+def contract_terms(terms: schema.Terms) -> b.Terms:
+    """What `post` is sent for a job as it was submitted."""
+    return b.Terms(
+        reward=int(terms.reward_wei), stake=int(terms.stake_wei), slots=terms.slots, workers_min=terms.workers_min,
+        rounds_max=terms.rounds_max, attempts_max=terms.attempts_max, commit_window_s=terms.commit_window_s,
+        reveal_window_s=terms.reveal_window_s, last_call_s=terms.last_call_s, grace_s=terms.grace_s,
+        deadline=terms.deadline, auto_finalise=terms.auto_finalise,
     )  # fmt: skip
 
 

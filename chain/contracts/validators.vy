@@ -136,7 +136,7 @@ def approve(id: uint256):
     members: DynArray[address, VALIDATORS_MAX] = self.members
     place: uint256 = self._place(members, msg.sender)
     assert id != 0 and id <= self.proposals_count, "validators: there is no such proposal"
-    assert id > self.lapsed, "validators: the proposal has lapsed"
+    assert id > self.lapsed, "validators: the proposal's epoch has ended"
     assert self.changes[id].approvers & (1 << place) == 0, "validators: you have approved it already"
     self._approve(id, place, members)
 

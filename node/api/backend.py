@@ -71,6 +71,8 @@ class Backend(Protocol):
         """256 KiB of a public blob. Raises NotFound."""
         ...
 
+    async def validators(self) -> schema.Validators: ...
+
     # The methods below sign with the node's key or change it: the API admits them only over the Unix socket or with
     # the token. Those with wait_s return when the transaction is final or wait_s has passed, whichever comes first.
 
@@ -89,6 +91,12 @@ class Backend(Protocol):
     async def send(self, to: bytes, value: int, wait_s: float) -> schema.Submitted:
         """Pay `value` wei to a 20-byte address."""
         ...
+
+    async def propose_validator(self, subject: bytes, admit: bool, wait_s: float) -> schema.Submitted:
+        """Propose to admit the account `subject` (20 bytes) as a validator, or to remove it."""
+        ...
+
+    async def approve_validator(self, proposal: int, wait_s: float) -> schema.Submitted: ...
 
     async def add_dataset(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
         """Keep the canonical dataset in the file `path` of this machine, and serve it to peers."""

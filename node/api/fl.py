@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import msgspec
+from eth_utils.address import is_checksum_address
 from msgspec import Meta
 
 from learner.card import Card
@@ -14,6 +15,7 @@ from node.api.backend import Backend, BackendError, NotFound
 from node.api.jsonrpc import INVALID_PARAMS, NOT_FOUND, SERVER_ERROR, Method, NoParams, RpcError
 
 JobId = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+ProposalId = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 Round = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 WaitS = Annotated[float, Meta(ge=0, le=schema.WAIT_S_MAX)]
 Wei = Annotated[str, Meta(pattern=r"^[0-9]{1,78}$")]
@@ -56,6 +58,17 @@ class _Wait(_Params, frozen=True):
 class _Send(_Params, frozen=True):
     to: str
     value_wei: Wei
+    wait_s: WaitS = 0.0
+
+
+class _ProposeValidator(_Params, frozen=True):
+    subject: str
+    admit: bool = True
+    wait_s: WaitS = 0.0
+
+
+class _ApproveValidator(_Params, frozen=True):
+    id: ProposalId
     wait_s: WaitS = 0.0
 
 
@@ -122,6 +135,13 @@ def fl_methods(backend: Backend) -> dict[str, Method]:
         "fl_topUpJob": method(_TopUpJob, lambda p: backend.top_up_job(p.id, p.rounds, p.wait_s), admin=True),
         "fl_withdraw": method(_Wait, lambda p: backend.withdraw(p.wait_s), admin=True),
         "fl_send": method(_Send, lambda p: backend.send(_address(p.to), int(p.value_wei), p.wait_s), admin=True),
+        "fl_validators": method(NoParams, lambda p: backend.validators()),
+        "fl_proposeValidator": method(
+            _ProposeValidator, lambda p: backend.propose_validator(_address(p.subject), p.admit, p.wait_s), admin=True
+        ),
+        "fl_approveValidator": method(
+            _ApproveValidator, lambda p: backend.approve_validator(p.id, p.wait_s), admin=True
+        ),
         "fl_stop": method(NoParams, lambda p: backend.stop(), admin=True),
     }
 
@@ -143,4 +163,7 @@ def _address(text: str) -> bytes:
         address = b""
     if len(address) != 20:
         raise RpcError(INVALID_PARAMS, f"{text!r} is not an address: expected 0x and 40 hex digits")
+    digits = text.removeprefix("0x")
+    if digits not in (digits.lower(), digits.upper()) and not is_checksum_address(f"0x{digits}"):
+        raise RpcError(INVALID_PARAMS, f"{text} is mistyped: its checksum (EIP-55) is wrong")
     return address

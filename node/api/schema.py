@@ -152,14 +152,16 @@ class JobSpec(msgspec.Struct, frozen=True):
 
 
 class Submitted(msgspec.Struct, frozen=True):
-    """A transaction that this node signed; `final` once its block is finalised, `job` once a posted job has its id.
+    """A transaction that this node signed; `final` once its block is finalised, and then what it brought about.
 
     A transaction that ran and failed is an error of the call, never a `Submitted`.
     """
 
     transaction: Hex
     final: bool
-    job: int | None = None
+    job: int | None = None  # posted
+    proposal: int | None = None  # made or approved
+    epoch: int | None = None  # the new one, if this was the deciding approval of a change of the validators
 
 
 class JobSummary(msgspec.Struct, frozen=True):
@@ -346,6 +348,35 @@ class Prediction(msgspec.Struct, frozen=True):
     round: int
     update_digest: Hex
     classes: list[int]
+
+
+class ValidatorInfo(msgspec.Struct, frozen=True):
+    """One validator of the present epoch; `me` if it is this node, which is then `connected` too."""
+
+    address: Hex
+    connected: bool
+    me: bool
+
+
+class Proposal(msgspec.Struct, frozen=True):
+    """An open change of the validators. It is made as soon as `needed` of them have approved it."""
+
+    id: int
+    subject: Hex
+    admit: bool  # else it removes `subject`
+    proposer: Hex
+    approvals: list[Hex]  # by whom, the proposer's included
+    needed: int
+    approved: bool  # by this node
+
+
+class Validators(msgspec.Struct, frozen=True):
+    """fl_validators: who proposes and votes in the present epoch, by index, and the open proposals, oldest first."""
+
+    epoch: int
+    quorum: int  # votes in a certificate
+    validators: list[ValidatorInfo]
+    proposals: list[Proposal]
 
 
 class Stopping(msgspec.Struct, frozen=True):

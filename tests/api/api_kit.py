@@ -1,4 +1,7 @@
-"""A tiny real node for the API's tests: a chain of one validator that seals a block for each transaction at once."""
+"""A tiny real node for the API's tests: it has all the validators' keys and seals a block for each transaction at once.
+
+Its account is RICH for all but one thing: it proposes and approves changes of the validators as the first of them.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ import msgspec
 import trio
 
 from chain.chain import Chain
+from chain.contracts.bindings import Call
 from chain.genesis import Network, ValidatorEntry
 from chain.store import Store
-from chain.system import System
+from chain.transaction import sign_transaction
 from chain.types import FINALISE, Certificate
 from learner import canonical, data, manifest
 from learner.card import Card
@@ -26,9 +30,12 @@ from node.blob_store import BlobStore
 from node.config import Config, parse_config
 from node.datasets import Datasets, read_plain
 from node.keys import account_address
+from node.outcome import submitted
 from node.unixfs import digest_of
+from node.validator_set import ValidatorSet
 
-VALIDATOR_KEY = b"\x01" * 32
+VALIDATOR_KEYS = tuple(bytes([number]) * 32 for number in (1, 2, 3, 4))
+VALIDATORS = tuple(map(account_address, VALIDATOR_KEYS))
 RICH_KEY = b"\x77" * 32
 RICH = account_address(RICH_KEY)
 BALANCE = 10**24
@@ -39,11 +46,9 @@ NETWORK = Network(
     name="test",
     chain_id=CHAIN_ID,
     timestamp=NOW - 10,
-    validators=(ValidatorEntry(account_address(VALIDATOR_KEY)),),
-    balances={RICH: BALANCE},
+    validators=tuple(map(ValidatorEntry, VALIDATORS)),
+    balances={RICH: BALANCE, **dict.fromkeys(VALIDATORS, 10**18)},
 )
-
-EMPTY = System(lambda _network: {}, lambda _log: None, lambda _claim, _chain_id, _genesis: bytes(32), lambda _log: None)
 
 # The model of TinyNode's jobs: over the dataset `flowers` of two features and three classes.
 MANIFEST = manifest.Manifest(
@@ -66,7 +71,7 @@ class TinyNode:
 
     def __init__(self, folder: Path) -> None:
         self._store = Store(folder / "chain", 1 << 26)
-        self.chain = Chain(self._store, NETWORK, EMPTY)
+        self.chain = Chain(self._store, NETWORK)
         self.blobs = BlobStore(folder / "blobs", 1 << 26)
         for blob in (STATE, MANIFEST.encode()):
             self.blobs.put(blob)
@@ -87,7 +92,8 @@ class TinyNode:
     async def submit_transaction(self, raw: bytes) -> bytes:
         transaction = self.chain.decode_transaction(raw)
         head = self.chain.finalised
-        block = self.chain.build(head.digest, head.view + 1, 0, [transaction], NOW, VALIDATOR_KEY)
+        view = head.view + 1
+        block = self.chain.build(head.digest, view, 0, [transaction], NOW, VALIDATOR_KEYS[view % len(VALIDATOR_KEYS)])
         self.chain.finalise([block], Certificate(0, block.view, FINALISE, block.digest, ()))
         return transaction.hash
 
@@ -215,10 +221,36 @@ class TinyNode:
             raise BackendError("the balance does not cover this")
         return schema.Submitted("0x" + "d0" * 32, True)
 
+    async def validators(self) -> schema.Validators:
+        return self._validator_set().show()
+
+    async def propose_validator(self, subject: bytes, admit: bool, wait_s: float) -> schema.Submitted:
+        return await self._validator_set().propose(subject, admit)
+
+    async def approve_validator(self, proposal: int, wait_s: float) -> schema.Submitted:
+        return await self._validator_set().approve(proposal)
+
+    def _validator_set(self) -> ValidatorSet:
+        return ValidatorSet(self.chain, VALIDATORS[0], VALIDATORS[1:3], self._send_as_validator)
+
+    async def _send_as_validator(self, tag: str, call: Call) -> schema.Submitted:
+        transaction = await self.submit_transaction(signed_by_validator(0, self.chain.nonce(VALIDATORS[0]), call))
+        done = self.chain.receipt(transaction)
+        assert done is not None
+        if not done.succeeded:
+            raise BackendError("the transaction failed: it reverted")
+        return submitted(transaction, done.logs)
+
     async def stop(self) -> schema.Stopping:
         self.stopped = True
         self.on_stop()
         return schema.Stopping(os.getpid())
+
+
+def signed_by_validator(index: int, nonce: int, call: Call) -> bytes:
+    return sign_transaction(
+        VALIDATOR_KEYS[index], CHAIN_ID, nonce, call.to, call.value, call.data, call.gas, fee=15, tip=1
+    )
 
 
 def ended_job(job: int, spec: schema.JobSpec) -> schema.JobDetail:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import trio
 import vyper
-from api_kit import BALANCE, CHAIN_ID, NOW, RICH, RICH_KEY, VALIDATOR_KEY, TinyNode, config_in, serving
+from api_kit import BALANCE, CHAIN_ID, NOW, RICH, RICH_KEY, VALIDATORS, TinyNode, config_in, serving
 from api_kit import call as raw_call
 from vyper.compiler.settings import Settings
 from web3 import HTTPProvider, Web3
@@ -21,7 +21,6 @@ from web3.middleware import SignAndSendRawMiddlewareBuilder
 from chain.transaction import sign_transaction
 from node.api import jsonrpc
 from node.api.eth import CALL_GAS_MAX
-from node.keys import account_address
 
 HTTP = '[api]\nhttp_listen = "127.0.0.1:0"\nlogs_max = 3\n'
 OTHER = b"\x99" * 20
@@ -115,7 +114,7 @@ async def test_a_block_has_every_field_and_its_seal_beside_the_extra_data(client
     assert len(block["extraData"]) == 2 + 2 * 32
     assert block["proofOfAuthorityData"].startswith(block["extraData"])
     assert len(block["proofOfAuthorityData"]) == 2 + 2 * 97
-    assert block["miner"] == "0x" + account_address(VALIDATOR_KEY).hex()
+    assert block["miner"] == "0x" + VALIDATORS[1].hex()
     assert block["timestamp"] == hex(NOW)
     (transaction,) = block["transactions"]
     assert transaction["hash"] == sent

@@ -73,7 +73,7 @@ def test_a_change_lets_all_other_proposals_lapse_and_they_can_be_made_anew() -> 
     world.do(FOUR[1], b.propose(OWNER, True))
     world.do(FOUR[1], b.approve(1))
     carry(world, STRANGER, True, FOUR[:3])
-    with pytest.raises(Reverted, match="the proposal has lapsed"):
+    with pytest.raises(Reverted, match="the proposal's epoch has ended"):
         world.do(FOUR[2], b.approve(1))
     world.wait(1)
     proposed, approved = world.do(FOUR[2], b.propose(FOUR[3], False))
@@ -95,7 +95,7 @@ def test_nothing_is_proposed_or_approved_in_the_block_in_which_an_epoch_ended() 
     for validator in FOUR[:2]:
         with pytest.raises(Reverted, match="the epoch has just ended"):
             world.do(validator, b.propose(STRANGER, True))
-        with pytest.raises(Reverted, match="the proposal has lapsed"):
+        with pytest.raises(Reverted, match="the proposal's epoch has ended"):
             world.do(validator, b.approve(1))
     world.wait(1)
     assert len(world.do(FOUR[0], b.propose(STRANGER, True))) == 2
@@ -230,7 +230,7 @@ def propose_in_the_block_of_a_change(world: World) -> None:
     world.do(STRANGER, b.propose(FOUR[0], False))
 
 
-@refusal("the proposal has lapsed")
+@refusal("the proposal's epoch has ended")
 def approve_what_was_carried_out(world: World) -> None:
     carry(world, STRANGER, True, FOUR[:3])
     world.wait(1)

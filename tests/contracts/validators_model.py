@@ -72,7 +72,7 @@ class Council:
         require(1 <= id_ <= self.proposals, "there is no such proposal")
         change = next((each for each in self.open if each.id == id_), None)
         if change is None:
-            raise Refused("validators: the proposal has lapsed")
+            raise Refused("validators: the proposal's epoch has ended")
         require(sender not in change.approvers, "you have approved it already")
         return self._approve(number, sender, change)
 
