@@ -23,40 +23,36 @@ Three results differ from stock (docs/PROTOCOL.md, section 3):
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from eth._utils.address import generate_contract_address
-from eth.abc import ComputationAPI, ExecutionContextAPI, MessageAPI, StateAPI, TransactionContextAPI
-from eth.constants import CREATE_CONTRACT_ADDRESS, GAS_COPY
-from eth.exceptions import ContractCreationCollision, VMError
+from eth.abc import ComputationAPI, ExecutionContextAPI, MessageAPI, TransactionContextAPI
+from eth.constants import CREATE_CONTRACT_ADDRESS, STACK_DEPTH_LIMIT
+from eth.exceptions import ContractCreationCollision, InsufficientFunds, OutOfGas, StackDepthLimit, VMError
 from eth.precompiles.blake2 import blake2b_fcompress
 from eth.precompiles.ecadd import ecadd
 from eth.precompiles.ecmul import ecmul
 from eth.precompiles.ecpairing import ecpairing
 from eth.vm.code_stream import CodeStream
 from eth.vm.forks.cancun.computation import CANCUN_PRECOMPILES, CancunComputation
-from eth.vm.forks.cancun.opcodes import CANCUN_OPCODES
 from eth.vm.forks.cancun.state import CancunState
 from eth.vm.forks.cancun.transaction_context import CancunTransactionContext
 from eth.vm.forks.istanbul.constants import GAS_ECADD, GAS_ECMUL, GAS_ECPAIRING_BASE, GAS_ECPAIRING_PER_POINT
 from eth.vm.forks.london.constants import EIP3529_MAX_REFUND_QUOTIENT
-from eth.vm.forks.spurious_dragon._utils import collect_touched_accounts
+from eth.vm.gas_meter import GasMeter
+from eth.vm.memory import Memory
 from eth.vm.message import Message
-from eth.vm.opcode_values import CALL, CALLCODE, DELEGATECALL, JUMPDEST, PUSH1, STATICCALL
+from eth.vm.stack import Stack
 
 from chain.evm_accounts import Accounts
 from chain.evm_codec import Signed
+from chain.evm_interpreter import run
 
 BN254_MULTIPLE: Final = 8  # of the gas of 0x06 to 0x08; EIP-1108's prices are those of native code
 BLAKE2F_MULTIPLE: Final = 16  # of the one gas that EIP-152 asks for a round
-CALL_INPUT_FREE: Final = 1024  # bytes
 _BLAKE2F_BYTES: Final = 213
-_CODES_MAX: Final = 1024  # remembered by `_boundaries`: at most 100 MB, if every one is init code of the largest size
-_PUSH: Final = re.compile(rb"[\x60-\x7f]")
-_INPUT_SIZE: Final = 6  # its place among the parameters of a call
+_RIPEMD160: Final = (3).to_bytes(20, "big")
 
 Disk = Callable[[bytes], bytes | None]
 Precompile = Callable[[ComputationAPI], ComputationAPI]
@@ -83,29 +79,6 @@ class Layers:
         if value is None:
             raise KeyError(key)
         return value
-
-
-@lru_cache(_CODES_MAX)
-def _boundaries(code: bytes) -> bytes:
-    """The code with the data of every PUSH overwritten by zeros: what is left of JUMPDEST may be jumped to."""
-    masked = bytearray(code)
-    push = _PUSH.search(code)
-    while push is not None:
-        start = push.end()
-        end = min(start + code[push.start()] - PUSH1 + 1, len(code))
-        masked[start:end] = bytes(end - start)
-        push = _PUSH.search(code, end)
-    return bytes(masked)
-
-
-class Code(CodeStream):
-    """A code whose boundaries are remembered for the next call."""
-
-    __slots__ = ()
-
-    def is_valid_opcode(self, position: int) -> bool:
-        """Whether a jump may go there."""
-        return position < len(self) and _boundaries(self._raw_code_bytes)[position] == JUMPDEST
 
 
 def _blake2f(computation: ComputationAPI) -> ComputationAPI:
@@ -137,39 +110,158 @@ _PRECOMPILES: Final[dict[Any, Precompile]] = {
 }
 
 
-class _PaysForInput:
-    """Mixed into the opcodes that call: charged before 63/64 of what is left is set aside for the call."""
+class Code(CodeStream):
+    """Py-evm's, without the sets in which it would remember boundaries: `boundaries` does, from call to call."""
 
-    def get_call_params(self, computation: ComputationAPI) -> Any:
-        parameters = super().get_call_params(computation)  # type: ignore[misc]
-        size = parameters[_INPUT_SIZE]
-        if size > CALL_INPUT_FREE:
-            words = (size - CALL_INPUT_FREE + 31) // 32
-            computation.consume_gas(GAS_COPY * words, reason="input of a call")
-        return parameters
+    __slots__ = ()
+
+    def __init__(self, code: bytes) -> None:
+        self.program_counter = 0
+        self._raw_code_bytes = code
+        self._length_cache = len(code)
 
 
-def _paying(opcode: Any) -> Any:
-    return type(opcode.mnemonic, (_PaysForInput, type(opcode)), {})()
+class Meter(GasMeter):
+    """Py-evm's, which looks whether somebody reads its log whenever gas is used."""
+
+    def __init__(self, gas: int) -> None:
+        self.start_gas = self.gas_remaining = gas
+        self.gas_refunded = 0
+
+    def consume_gas(self, amount: int, reason: str) -> None:
+        if amount > self.gas_remaining:
+            raise OutOfGas(reason)
+        self.gas_remaining -= amount
+
+    def return_gas(self, amount: int) -> None:
+        self.gas_remaining += amount
+
+    def refund_gas(self, amount: int) -> None:
+        self.gas_refunded += amount  # below zero within a call, where a refund is taken back (EIP-2200)
 
 
 class Computation(CancunComputation):
-    """One call, with the prices of this chain."""
+    """One call, with the prices of this chain.
+
+    Stock keeps the computation of every call in a block's transaction as a tree, to sum up its refunds, logs and
+    deletions at the end: a hundred thousand calls, whose release alone took a second. Here a call is added to its
+    caller when it ends, and forgotten.
+    """
 
     _precompiles = _PRECOMPILES
-    opcodes = CANCUN_OPCODES | {
-        value: _paying(CANCUN_OPCODES[value]) for value in (CALL, CALLCODE, DELEGATECALL, STATICCALL)
-    }
+    contracts_created: list[Any]
 
-    def __init__(self, state: StateAPI, message: MessageAPI, transaction_context: TransactionContextAPI) -> None:
-        super().__init__(state, message, transaction_context)
+    def __init__(self, state: Any, message: MessageAPI, transaction_context: TransactionContextAPI) -> None:
+        self.state = state
+        self.msg = message
+        self.transaction_context = transaction_context
         self.code = Code(message.code)
+        self._gas_meter = Meter(message.gas)
+        self._stack = Stack()
+        self._memory = Memory()
+        self.children = []
+        self.accounts_to_delete = []
+        self.beneficiaries = []
+        self._log_entries = []
+        self._touched: set[bytes] = set()  # by calls that ended
+        self._touched_for_ever = False  # 0x03 was, though what did it was undone
+        self._deleted: list[Any] = []  # by calls that ended
+        state.mark_address_warm(state.coinbase)  # EIP-3651
+
+    @classmethod
+    def apply_message(
+        cls,
+        state: Any,
+        message: MessageAPI,
+        transaction_context: TransactionContextAPI,
+        parent_computation: Any = None,
+    ) -> ComputationAPI:
+        snapshot = state.snapshot()
+        if message.depth > STACK_DEPTH_LIMIT:
+            raise StackDepthLimit("stack depth limit reached")
+        if message.should_transfer_value and message.value:
+            if state.get_balance(message.sender) < message.value:
+                raise InsufficientFunds("insufficient funds")
+            state.delta_balance(message.sender, -message.value)
+            state.delta_balance(message.storage_address, message.value)
+        state.touch_account(message.storage_address)
+        computation = cls.apply_computation(state, message, transaction_context, parent_computation)
+        if computation.is_error:
+            state.revert(snapshot)
+        return computation
+
+    @classmethod
+    def apply_computation(
+        cls,
+        state: Any,
+        message: MessageAPI,
+        transaction_context: TransactionContextAPI,
+        parent_computation: Any = None,
+    ) -> ComputationAPI:
+        computation = cls(state, message, transaction_context)
+        created = [] if parent_computation is None else parent_computation.contracts_created
+        computation.contracts_created = created
+        try:
+            if message.is_create:
+                if computation.is_origin_computation:  # CREATE and CREATE2 have paid for it
+                    cls.consume_initcode_gas_cost(computation)
+                created.append(message.storage_address)
+            precompile = cls._precompiles.get(message.code_address)
+            if precompile is None:
+                run(computation)
+            else:
+                precompile(computation)
+        except VMError as error:
+            error.__traceback__ = error.__context__ = None  # they lead back here: only the collector would free this
+            computation._fail(error)
+        return computation
+
+    def _fail(self, error: VMError) -> None:
+        self._error = error
+        if error.burns_gas:
+            self._gas_meter.gas_remaining = 0
+        if error.erases_return_data:
+            self.return_data = b""
+
+    def add_child_computation(self, child_computation: Any) -> None:
+        """What of a call that ended concerns its caller."""
+        child = child_computation
+        self.return_data = b"" if child.msg.is_create and not child.is_error else child.output
+        touched = child.touched()
+        self._touched_for_ever |= _RIPEMD160 in touched
+        if len(touched) > len(self._touched):
+            touched, self._touched = self._touched, touched
+        self._touched |= touched
+        if child._error is None:
+            self._gas_meter.gas_refunded += child._gas_meter.gas_refunded
+            self._log_entries += child._log_entries
+            self._deleted += child.get_accounts_for_deletion()
+
+    def get_gas_refund(self) -> int:
+        return 0 if self._error is not None else self._gas_meter.gas_refunded
+
+    def get_accounts_for_deletion(self) -> list[Any]:
+        return [] if self._error is not None else list(dict.fromkeys((*self._deleted, *self.accounts_to_delete)))
+
+    def get_raw_log_entries(self) -> tuple[Any, ...]:
+        return () if self._error is not None else tuple(sorted(self._log_entries))
+
+    def touched(self) -> set[bytes]:
+        """What EIP-161 deletes if it is empty. (0x03 was once deleted on the main network though the call of it
+        had run out of gas, and has been ever since.)"""
+        to = self.msg.to
+        if self._error is not None:
+            return {_RIPEMD160} if self._touched_for_ever or to == _RIPEMD160 else set()
+        self._touched.update(self.beneficiaries)
+        if to:
+            self._touched.add(to)
+        return self._touched
 
 
 class Outcome(NamedTuple):
     """What a transaction came to."""
 
-    computation: ComputationAPI
+    computation: Computation
     gas_used: int  # after refunds
 
 
@@ -199,13 +291,13 @@ class State(Accounts, CancunState):  # type: ignore[misc] # a checkpoint is a nu
         self.delta_balance(self.coinbase, gas_used * (price - self.base_fee))
         for address in computation.get_accounts_for_deletion():
             self.delete_account(address)
-        for touched in self._touched(computation):
+        for touched in (self.coinbase, *computation.touched()):
             if self.account_exists(touched) and self.account_is_empty(touched):
                 self.delete_account(touched)
         self.clear_transient_storage()
         return Outcome(computation, gas_used)
 
-    def _computed(self, transaction: Signed, price: int) -> ComputationAPI:
+    def _computed(self, transaction: Signed, price: int) -> Any:
         """The transaction's own call or creation, with what EIP-2929 and EIP-2930 have warm before it."""
         sender, to = transaction.sender, transaction.to
         created: Any = None
@@ -230,9 +322,3 @@ class State(Accounts, CancunState):  # type: ignore[misc] # a checkpoint is a nu
             computation.error = ContractCreationCollision("a contract stands at this address")
             return computation
         return Computation.apply_create_message(self, message, context)
-
-    def _touched(self, computation: ComputationAPI) -> Iterable[bytes]:
-        """What EIP-161 deletes if it is empty."""
-        if computation.children or computation.beneficiaries or computation.is_error:
-            return collect_touched_accounts(computation)
-        return (self.coinbase, computation.msg.to) if computation.msg.to else (self.coinbase,)

@@ -13,13 +13,20 @@ from typing import Any
 
 from eth._utils.address import generate_safe_contract_address
 from eth.consensus import ConsensusContext
+from eth.constants import BLANK_ROOT_HASH
 from eth.db.atomic import AtomicDB
 from eth.db.chain import ChainDB
 from eth.vm.chain_context import ChainContext
+from eth.vm.execution_context import ExecutionContext
 from eth.vm.forks.cancun import CancunVM
+from eth.vm.forks.cancun.computation import CancunComputation
+from eth.vm.forks.cancun.state import CancunState
+from eth.vm.forks.cancun.transaction_context import CancunTransactionContext
 from eth.vm.forks.cancun.transactions import CancunTransactionBuilder
+from eth.vm.message import Message
 
-from chain.evm import Account, Header
+from chain.evm import Account, Header, Layers
+from chain.evm_machine import Computation, State
 from tests.chain.chain_kit import ADDRESSES, CHAIN_ID
 
 COINBASE = b"\xcb" * 20
@@ -228,3 +235,24 @@ class Stock:
         header = vm.finalize_block(block).block.header
         self._chaindb.persist_header(header)
         return header, [receipt.encode() for receipt in receipts]
+
+
+def stock_call(code: bytes, gas: int) -> tuple[bytes, int, bool]:
+    """(output, gas used, failed) of running a code at SUBJECT in an empty state, as stock does it."""
+    context = ExecutionContext(COINBASE, 1, 1, 0, bytes(32), 10**7, (bytes(32),), CHAIN_ID, 7, 0)
+    state = CancunState(AtomicDB(), context, BLANK_ROOT_HASH)
+    return _outcome(state, CancunComputation, code, gas)
+
+
+def our_call(code: bytes, gas: int) -> tuple[bytes, int, bool]:
+    """As stock_call, as we do it."""
+    context = ExecutionContext(COINBASE, 1, 1, 0, bytes(32), 10**7, (bytes(32),), CHAIN_ID, 7, 0)
+    state = State(Layers((), lambda _: None), context, BLANK_ROOT_HASH)
+    return _outcome(state, Computation, code, gas)
+
+
+def _outcome(state: Any, computation_class: Any, code: bytes, gas: int) -> tuple[bytes, int, bool]:
+    sender, subject = ADDRESSES[0], ACTORS[0]
+    message = Message(gas, subject, sender, 0, bytes(range(60)), code)  # type: ignore[arg-type]
+    done = computation_class.apply_message(state, message, CancunTransactionContext(9, sender))  # type: ignore[arg-type]
+    return done.output, done.get_gas_used(), done.is_error

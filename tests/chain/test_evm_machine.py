@@ -15,10 +15,9 @@ from eth.vm.forks.cancun.computation import CANCUN_PRECOMPILES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain import evm, evm_machine
+from chain import evm, evm_calls, evm_interpreter, evm_machine
 from chain.evm import Account, Layers, Rules
 from chain.evm_accounts import Accounts
-from chain.evm_machine import Code
 from chain.evm_trie import EMPTY_ROOT
 from chain.store import StoreError
 from tests.chain.chain_kit import CHAIN_ID
@@ -122,7 +121,7 @@ def test_input_above_what_is_free_costs_what_copying_it_costs(opcode: str) -> No
         code = bytes.fromhex(f"5f611fe0525f5f61{size:04x}5f{value}73{CALLEE.hex()}5a{opcode}00")
         return call(code, callee=b"\x00")[1]
 
-    free = evm_machine.CALL_INPUT_FREE
+    free = evm_calls.CALL_INPUT_FREE
     assert gas_of(free) == gas_of(0)
     assert gas_of(free + 1) == gas_of(0) + 3
     assert gas_of(free + 4_096) == gas_of(0) + 3 * 128
@@ -146,20 +145,25 @@ codes = st.lists(pushes | st.sampled_from([b"\x5b", b"\x00"]) | st.binary(max_si
 @settings(max_examples=200, deadline=None)
 @given(codes)
 def test_a_jump_may_go_where_stock_lets_it(code: bytes) -> None:
-    stock, ours = CodeStream(code), Code(code)
+    stock = CodeStream(code)
     for position in [each for each, opcode in enumerate(code) if opcode == 0x5B]:
-        assert ours.is_valid_opcode(position) == stock.is_valid_opcode(position)
-    assert not ours.is_valid_opcode(len(code))
-    assert not ours.is_valid_opcode(2**256 - 1)
+        assert (evm_interpreter.boundaries(code)[position] == 0x5B) == stock.is_valid_opcode(position)
+    assert len(evm_interpreter.boundaries(code)) == len(code)
+
+
+@pytest.mark.parametrize("target", [3, 4, 33, 2**64, 2**256 - 1])
+def test_a_jump_out_of_the_code_or_into_data_burns_the_gas(target: int) -> None:
+    with pytest.raises(evm.ExecutionFailed):
+        call(b"\x7f" + target.to_bytes(32, "big") + b"\x56")
 
 
 def test_a_code_is_looked_through_once_however_often_it_is_called() -> None:
     far = bytes.fromhex("615fec56").ljust(0x5FEC, b"\x7f") + b"\x5b\x00"
     calling = bytes.fromhex(f"5f5f5f5f73{CALLEE.hex()}6040fa") * 50 + bytes.fromhex("5f5260205ff3")
-    evm_machine._boundaries.cache_clear()
+    evm_interpreter.boundaries.cache_clear()
     output, _ = call(calling, callee=far)
     assert int.from_bytes(output, "big") == 1
-    assert evm_machine._boundaries.cache_info().misses == 1
+    assert evm_interpreter.boundaries.cache_info().misses == 1
 
 
 # -- accounts and storage --------------------------------------------------------------------------------------------
