@@ -46,9 +46,7 @@ def vote_digest(chain_id: int, genesis: bytes, epoch: int, view: int, kind: Vote
     return bytes(keccak(DOMAIN + numbers + _KIND_BYTE[kind] + digest))
 
 
-def sign_vote(
-    key: bytes, chain_id: int, genesis: bytes, epoch: int, view: int, kind: VoteKind, digest: bytes
-) -> bytes:
+def sign_vote(key: bytes, chain_id: int, genesis: bytes, epoch: int, view: int, kind: VoteKind, digest: bytes) -> bytes:
     """65 bytes; deterministic (RFC 6979)."""
     signed = vote_digest(chain_id, genesis, epoch, view, kind, digest)
     return PrivateKey(key).sign_recoverable(signed, hasher=None)
@@ -77,9 +75,7 @@ def verify_certificate(
         raise InvalidVote(f"certificate of view {certificate.view}: {len(voters)} votes, quorum is {quorum}")
     if any(a >= b for a, b in pairwise(voters)):
         raise InvalidVote(f"certificate of view {certificate.view}: voters are not ascending")
-    signed = _signed(
-        certificate.epoch, certificate.view, certificate.kind, certificate.digest, chain_id, genesis
-    )
+    signed = _signed(certificate.epoch, certificate.view, certificate.kind, certificate.digest, chain_id, genesis)
     for voter, signature in certificate.signatures:
         _verify(voter, signature, signed, validators)
 

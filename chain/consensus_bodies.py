@@ -1,10 +1,10 @@
 """The bodies of blocks above the final one: which are here, which were executed, which have to be fetched.
 
-        (unknown) --want--> wanted --keep--> here --CheckBlock--> executed
-                                              |
-                                              +-- refused as a proposal: checked once more if it gets notarised
-                                              +-- refused though notarised: the body may be forged, so it is thrown
-                                                  away and fetched from somebody else, from `sources_max` in all
+(unknown) --want--> wanted --keep--> here --CheckBlock--> executed
+                                      |
+                                      +-- refused as a proposal: checked once more if it gets notarised
+                                      +-- refused though notarised: the body may be forged, so it is thrown
+                                          away and fetched from somebody else, from `sources_max` in all
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """When a view times out, when a Status is due, and how long the network is thought to take.
 
-    view timer   three delays after there is work in a view; then again at growing intervals, until the view ends
-    heartbeat    every ten least delays, idle or not
-    estimate     doubles after a view that this node voted to skip, halves whenever blocks become final
+view timer   three delays after there is work in a view; then again at growing intervals, until the view ends
+heartbeat    every ten least delays, idle or not
+estimate     doubles after a view that this node voted to skip, halves whenever blocks become final
 """
 
 from __future__ import annotations

@@ -12,18 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import rlp
 from eth.constants import BLANK_ROOT_HASH, EMPTY_UNCLE_HASH
 from eth.exceptions import OutOfGas, Revert
 from eth.vm.execution_context import ExecutionContext
-from eth.vm.forks.cancun import CancunVM
 from eth.vm.forks.cancun.blocks import CancunBlockHeader
 from eth.vm.forks.cancun.transactions import CancunTransactionBuilder
-from eth.vm.interrupt import EVMMissingData
-from eth.vm.spoof import SpoofTransaction
 from eth_hash.auto import keccak
 from eth_utils.exceptions import ValidationError
 
@@ -43,7 +39,9 @@ from chain.evm_codec import (
     encode_block,
     peek_header,
 )
-from chain.evm_machine import Disk, Layers, State, ordered_root
+from chain.evm_machine import Disk, Layers, State
+from chain.evm_receipts import Receipt, bloom_bits, bloom_of, encode_receipt
+from chain.evm_trie import ordered_root
 from chain.store import StoreError
 from chain.types import ChainError, InvalidTransaction
 
@@ -67,6 +65,7 @@ __all__ = [
     "Snapshot",
     "TransactionFields",
     "blank_header",
+    "bloom_bits",
     "decode_block",
     "decode_header",
     "describe",
@@ -116,17 +115,6 @@ class Account:
     storage: Mapping[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a transaction did."""
-
-    transaction: bytes  # hash
-    succeeded: bool
-    gas_used: int
-    gas_used_before: int  # by the block's earlier transactions
-    logs: tuple[tuple[bytes, tuple[bytes, ...], bytes], ...]  # (address, topics, data)
-
-
 class Execution:
     """Transactions run one after another on the state that `parent` left."""
 
@@ -138,7 +126,8 @@ class Execution:
         self._layers = layers
         self._state = _state(self._header, layers, rules.chain_id, ancestors, rules.base_fee_wei)
         self._transactions: list[Signed] = []
-        self._receipts: list[Any] = []
+        self.encoded_receipts: list[bytes] = []  # receipts
+        self._blooms: list[int] = []
         self._checkpoint: Any = None
         self.gas_left = rules.gas_limit
         self.receipts: list[Receipt] = []
@@ -158,16 +147,11 @@ class Execution:
         cost = transaction.gas * transaction.max_fee_per_gas + transaction.value  # EIP-1559; py-evm asks for less
         if state.get_balance(transaction.sender) < cost:
             raise InvalidTransaction(f"balance below {cost} wei, the value and the highest fee")
+        self._checkpoint = None
         state.lock_changes()
         checkpoint = state.snapshot()
-        gas_used = self._header.gas_limit - self.gas_left
         try:
-            computation = state.apply_transaction(transaction)
-            receipt = CancunVM.make_receipt(
-                cast(Any, SimpleNamespace(gas_used=gas_used)), transaction, computation, state
-            )
-        except EVMMissingData as error:
-            raise StoreError(f"the chain database lacks state: {error}") from error
+            computation, gas_used = state.transact(transaction)
         except (StoreError, MemoryError):
             raise
         except ValidationError as error:
@@ -179,16 +163,18 @@ class Execution:
         self._checkpoint = checkpoint
         result = Receipt(
             transaction=transaction.hash,
-            succeeded=receipt.state_root == b"\x01",
-            gas_used=receipt.gas_used - gas_used,
-            gas_used_before=gas_used,
+            succeeded=computation.is_success,
+            gas_used=gas_used,
+            gas_used_before=self._header.gas_limit - self.gas_left,
             logs=tuple(
-                (log.address, tuple(topic.to_bytes(32, "big") for topic in log.topics), log.data)
-                for log in receipt.logs
+                (address, tuple(topic.to_bytes(32, "big") for topic in topics), data)
+                for address, topics, data in computation.get_log_entries()
             ),
         )
+        bloom = bloom_of(result)
         self._transactions.append(transaction)
-        self._receipts.append(receipt)
+        self.encoded_receipts.append(encode_receipt(result, transaction.type_id, bloom))
+        self._blooms.append(bloom)
         self.receipts.append(result)
         self.gas_left -= result.gas_used
         return result
@@ -200,23 +186,21 @@ class Execution:
         self._checkpoint = None
         self.gas_left += self.receipts.pop().gas_used
         self._transactions.pop()
-        self._receipts.pop()
+        self.encoded_receipts.pop()
+        self._blooms.pop()
 
     def finish(self, extra_data: bytes) -> tuple[Header, dict[bytes, bytes]]:
         """Close the block: its header with all roots, and the trie nodes and code that it adds."""
-        try:
-            self._state.persist()
-        except EVMMissingData as error:
-            raise StoreError(f"the chain database lacks state: {error}") from error
+        self._state.persist()
         bloom = 0
-        for receipt in self._receipts:
-            bloom |= receipt.bloom
+        for each in self._blooms:
+            bloom |= each
         header = self._header.copy(
             gas_used=self._header.gas_limit - self.gas_left,
             bloom=bloom,
             state_root=self._state.state_root,
-            transaction_root=ordered_root([transaction.encode() for transaction in self._transactions]),
-            receipt_root=ordered_root([receipt.encode() for receipt in self._receipts]),
+            transaction_root=ordered_root(transaction.raw for transaction in self._transactions),
+            receipt_root=ordered_root(self.encoded_receipts),
             extra_data=extra_data,
         )
         return header, self._layers.written
@@ -248,24 +232,21 @@ class Snapshot:
             Reverted, ExecutionFailed
         """
         state = self._state
-        unsigned = CancunTransactionBuilder.create_unsigned_transaction(
-            nonce=state.get_nonce(sender), gas_price=0, gas=gas, to=to, value=value, data=data
-        )
-        if unsigned.intrinsic_gas > gas:
-            raise ExecutionFailed(f"gas {gas} is below the least of {unsigned.intrinsic_gas}")
-        transaction = cast(Signed, SpoofTransaction(unsigned, from_=sender, gas_price=0))
+        transaction = _unsigned(sender, state.get_nonce(sender), to, data, value, gas)
+        if transaction.intrinsic_gas > gas:
+            raise ExecutionFailed(f"gas {gas} is below the least of {transaction.intrinsic_gas}")
+        if state.get_balance(sender) < value:
+            raise ExecutionFailed("the sender's balance does not cover the value")
         state.lock_changes()
         checkpoint = state.snapshot()
         try:
-            computation = state.apply_transaction(transaction)
-        except EVMMissingData as error:
-            raise StoreError(f"the chain database lacks state: {error}") from error
+            computation, gas_used = state.transact(transaction)
         except ValidationError as error:
-            raise ExecutionFailed("the sender's balance does not cover the value") from error
+            raise ExecutionFailed(str(error)) from error
         finally:
             state.revert(checkpoint)
         if not computation.is_error:
-            return bytes(computation.output), CancunVM.finalize_gas_used(transaction, computation)
+            return bytes(computation.output), gas_used
         if isinstance(computation.error, Revert):
             raise Reverted(revert_reason(computation.output), bytes(computation.output))
         raise ExecutionFailed("out of gas" if isinstance(computation.error, OutOfGas) else str(computation.error))
@@ -355,6 +336,18 @@ def revert_reason(output: bytes) -> str:
         size = min(int.from_bytes(body[32:64], "big"), _REASON_BYTES_MAX)
         return body[64 : 64 + size].decode("utf-8", "replace")
     return ""
+
+
+def _unsigned(sender: bytes, nonce: int, to: bytes, data: bytes, value: int, gas: int) -> Signed:
+    """What a call runs as; it pays no fee."""
+    builder = CancunTransactionBuilder.create_unsigned_transaction(
+        nonce=nonce, gas_price=0, gas=gas, to=to, value=value, data=data
+    )
+    return Signed(
+        hash=b"", raw=b"", type_id=0, sender=sender, nonce=nonce, gas=gas, intrinsic_gas=builder.intrinsic_gas,
+        max_fee_per_gas=0, max_priority_fee_per_gas=0, to=to, value=value, data=data, access_list=(), v=0, y_parity=0,
+        r=0, s=0,
+    )  # fmt: skip
 
 
 def _state(header: Header, layers: Layers, chain_id: int, ancestors: Iterable[bytes], base_fee_wei: int) -> State:

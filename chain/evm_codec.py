@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Final, TypeAlias, cast
 
 import rlp
@@ -16,11 +17,11 @@ from eth.vm.forks.cancun.blocks import CancunBlockHeader
 from eth.vm.forks.cancun.transactions import CancunTransactionBuilder
 from eth.vm.forks.shanghai.constants import MAX_INITCODE_SIZE
 from eth_hash.auto import keccak
+from eth_typing import Address
 
 from chain.types import InvalidBlock, InvalidTransaction, Transaction
 
 Header: TypeAlias = BlockHeaderAPI
-Signed: TypeAlias = SignedTransactionAPI
 
 TRANSACTION_BYTES_MAX: Final = 60 * 1024  # fits a gossip message of 64 KiB
 BLOCK_BYTES_MAX: Final = 1 << 20
@@ -42,6 +43,30 @@ class Rules:
     chain_id: int
     gas_limit: int
     base_fee_wei: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A transaction that has passed all checks that need no state, under py-evm's names; unlike py-evm's own, nothing
+    is computed or encoded again when it is asked for."""
+
+    hash: bytes
+    raw: bytes
+    type_id: int  # 0 legacy with EIP-155, 1 access list (EIP-2930), 2 dynamic fee (EIP-1559)
+    sender: bytes
+    nonce: int
+    gas: int
+    intrinsic_gas: int  # the least
+    max_fee_per_gas: int
+    max_priority_fee_per_gas: int
+    to: bytes  # b"" creates a contract
+    value: int
+    data: bytes
+    access_list: tuple[tuple[bytes, tuple[int, ...]], ...]
+    v: int  # legacy: with the chain id; else the y parity
+    y_parity: int
+    r: int
+    s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +99,14 @@ class DecodedBlock:
 
 
 class Codec:
-    """Decodes for one network; a transaction seen before is neither parsed nor its sender recovered again."""
+    """Decodes for one network; a transaction seen before is neither parsed nor its sender recovered again.
+
+    Any thread may ask: the lock is held for no more than a look into the cache.
+    """
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
+        self._lock = Lock()
         self._seen: OrderedDict[bytes, tuple[Signed, int]] = OrderedDict()
         self._seen_bytes = 0
 
@@ -90,57 +119,78 @@ class Codec:
         if len(raw) > TRANSACTION_BYTES_MAX:
             raise InvalidTransaction(f"transaction of {len(raw)} bytes, at most {TRANSACTION_BYTES_MAX} are allowed")
         key = keccak(raw)
-        known = self._seen.get(key)
-        if known is not None:
-            self._seen.move_to_end(key)
-            return known[0]
-        transaction = _parse(raw)
-        self._check(transaction)
-        _recover(transaction)
-        self._remember(key, transaction, len(raw) + _CACHE_ENTRY_BYTES)
+        with self._lock:
+            known = self._seen.get(key)
+            if known is not None:
+                self._seen.move_to_end(key)
+                return known[0]
+        transaction = self._checked(_parse(raw), raw, key)
+        with self._lock:
+            self._remember(key, transaction, len(raw) + _CACHE_ENTRY_BYTES)
         return transaction
 
     def _remember(self, key: bytes, transaction: Signed, size: int) -> None:
+        if key in self._seen:  # another thread was faster
+            return
         self._seen[key] = (transaction, size)
         self._seen_bytes += size
         while self._seen_bytes > _CACHE_BYTES_MAX:
             _, (_, freed) = self._seen.popitem(last=False)
             self._seen_bytes -= freed
 
-    def _check(self, transaction: Signed) -> None:
+    def _checked(self, parsed: SignedTransactionAPI, raw: bytes, digest: bytes) -> Signed:
         rules = self._rules
-        if transaction.chain_id != rules.chain_id:
-            raise InvalidTransaction(f"signed for chain {transaction.chain_id}, this is chain {rules.chain_id}")
-        amounts = (transaction.max_fee_per_gas, transaction.max_priority_fee_per_gas, transaction.value)
-        if transaction.nonce >= _UINT64_MAX or max(amounts) > _UINT256_MAX:
+        if parsed.chain_id != rules.chain_id:
+            raise InvalidTransaction(f"signed for chain {parsed.chain_id}, this is chain {rules.chain_id}")
+        fee, tip, gas, intrinsic = (
+            parsed.max_fee_per_gas, parsed.max_priority_fee_per_gas, parsed.gas, parsed.intrinsic_gas,
+        )  # fmt: skip
+        if parsed.nonce >= _UINT64_MAX or max(fee, tip, parsed.value) > _UINT256_MAX:
             raise InvalidTransaction("a number is out of range")
-        if transaction.gas > rules.gas_limit:
-            raise InvalidTransaction(f"gas {transaction.gas} is above the block's limit of {rules.gas_limit}")
-        if transaction.gas < transaction.intrinsic_gas:
-            raise InvalidTransaction(f"gas {transaction.gas} is below the least of {transaction.intrinsic_gas}")
-        if transaction.max_fee_per_gas < rules.base_fee_wei:
-            raise InvalidTransaction(
-                f"fee {transaction.max_fee_per_gas} is below the base fee of {rules.base_fee_wei} wei"
-            )
-        if transaction.max_priority_fee_per_gas > transaction.max_fee_per_gas:
+        if gas > rules.gas_limit:
+            raise InvalidTransaction(f"gas {gas} is above the block's limit of {rules.gas_limit}")
+        if gas < intrinsic:
+            raise InvalidTransaction(f"gas {gas} is below the least of {intrinsic}")
+        if fee < rules.base_fee_wei:
+            raise InvalidTransaction(f"fee {fee} is below the base fee of {rules.base_fee_wei} wei")
+        if tip > fee:
             raise InvalidTransaction("tip is above the fee")
-        if not transaction.to and len(transaction.data) > MAX_INITCODE_SIZE:
+        if not parsed.to and len(parsed.data) > MAX_INITCODE_SIZE:
             raise InvalidTransaction(f"init code above {MAX_INITCODE_SIZE} bytes (EIP-3860)")
-        if any(len(account) != 20 for account, _ in transaction.access_list):
+        if any(len(account) != 20 for account, _ in parsed.access_list):
             raise InvalidTransaction("malformed access list")
-        signature_ok = 0 < transaction.r < SECPK1_N and 0 < transaction.s <= SECPK1_N // 2
-        if not signature_ok or transaction.y_parity not in (0, 1):
+        signature_ok = 0 < parsed.r < SECPK1_N and 0 < parsed.s <= SECPK1_N // 2
+        if not signature_ok or parsed.y_parity not in (0, 1):
             raise InvalidTransaction("malformed signature")
+        kind = parsed.type_id or 0
+        return Signed(
+            hash=digest,
+            raw=raw,
+            type_id=kind,
+            sender=_recover(parsed),
+            nonce=parsed.nonce,
+            gas=gas,
+            intrinsic_gas=intrinsic,
+            max_fee_per_gas=fee,
+            max_priority_fee_per_gas=tip,
+            to=parsed.to,
+            value=parsed.value,
+            data=parsed.data,
+            access_list=tuple((bytes(account), tuple(slots)) for account, slots in parsed.access_list),
+            v=parsed.y_parity if kind else cast(Any, parsed).v,
+            y_parity=parsed.y_parity,
+            r=parsed.r,
+            s=parsed.s,
+        )
 
     def fields(self, raw: bytes) -> TransactionFields:
         """What a transaction of a finalised block says."""
-        transaction = cast(Any, self.transaction(raw))
-        kind = transaction.type_id or 0
-        created = None if transaction.to else generate_contract_address(transaction.sender, transaction.nonce)
+        transaction = self.transaction(raw)
+        created = None if transaction.to else generate_contract_address(Address(transaction.sender), transaction.nonce)
         price = min(transaction.max_fee_per_gas, transaction.max_priority_fee_per_gas + self._rules.base_fee_wei)
         return TransactionFields(
             hash=transaction.hash,
-            type=kind,
+            type=transaction.type_id,
             sender=transaction.sender,
             to=transaction.to or None,
             contract=created,
@@ -151,8 +201,8 @@ class Codec:
             tip=transaction.max_priority_fee_per_gas,
             value=transaction.value,
             data=transaction.data,
-            access_list=tuple((bytes(account), tuple(slots)) for account, slots in transaction.access_list),
-            v=transaction.y_parity if kind else transaction.v,
+            access_list=transaction.access_list,
+            v=transaction.v,
             y_parity=transaction.y_parity,
             r=transaction.r,
             s=transaction.s,
@@ -216,7 +266,7 @@ def peek_header(block_payload: bytes, digest: bytes) -> Header:
         raise InvalidBlock(digest, f"malformed header ({type(error).__name__})") from error
 
 
-def _parse(raw: bytes) -> Signed:
+def _parse(raw: bytes) -> SignedTransactionAPI:
     if not raw:
         raise InvalidTransaction("empty transaction")
     if raw[0] < _LIST_PREFIX and raw[0] not in (_ACCESS_LIST_TYPE, _DYNAMIC_FEE_TYPE):
@@ -230,9 +280,9 @@ def _parse(raw: bytes) -> Signed:
     return transaction
 
 
-def _recover(transaction: Signed) -> None:
-    """Recovering the sender is the signature check; py-evm keeps the result on the object."""
+def _recover(transaction: SignedTransactionAPI) -> bytes:
+    """Recovering the sender is the signature check."""
     try:
-        _ = transaction.sender
+        return bytes(transaction.sender)
     except Exception as error:  # eth_keys raises its own and coincurve's errors, by the values of r and s
         raise InvalidTransaction("the signature does not recover to a sender") from error

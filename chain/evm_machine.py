@@ -1,16 +1,16 @@
 """py-evm's Cancun state machine, made cheap where it may be and dear where it must be.
 
-Three costs are taken out, without a trace in any result:
+Costs that are taken out, without a trace in any result (tests/chain/test_evm_stock.py compares with stock):
 
-- A transaction is checked once, when it is decoded (evm_codec): the executor does not verify the signature again.
-- build_evm_message does not format a debug line that nobody reads (a tenth of a transfer's time). Blob fees are left
-  out: blob transactions are refused when decoded.
-- The state of a block not yet final is read through layers of dictionaries above the disk.
+- A transaction is checked once, when it is decoded (evm_codec); here it is not verified, encoded or hashed again.
+- Accounts and storage stand in dictionaries until the block ends (evm_accounts); the tries are then written in bulk
+  (evm_trie), receipts and bloom are encoded once.
+- Stock looks for a jump's boundary backwards from its target and forgets it with the call: for 130 gas, a call into
+  24 KiB of PUSH32 took a tenth of a second. `Code` remembers it.
+- Blob fees are left out: blob transactions are refused when decoded.
 
-Gas bounds the time that a block takes only if no gas buys much more time than other gas. benchmarks/evm.py measures it;
-plain loops execute one to five million gas a second, calls half a million and more. Two things that stock does in time
-that grows without gas are done otherwise, again without a trace in any result: `Code` and `Accounts`. Three results
-differ from stock (docs/PROTOCOL.md, section 3):
+Gas bounds the time that a block takes only if no gas buys much more time than other gas; benchmarks/evm.py measures it.
+Three results differ from stock (docs/PROTOCOL.md, section 3):
 
 - The precompiles that are pure Python cost a multiple of their gas: BN254 (0x06 to 0x08) and blake2f (0x09).
 - The point evaluation (0x0a) reads its trusted setup from a file in every call, and proves things about blobs, which
@@ -18,56 +18,49 @@ differ from stock (docs/PROTOCOL.md, section 3):
 - Stock copies a call's input for no gas: input above CALL_INPUT_FREE bytes costs what CALLDATACOPY costs.
 """
 
+# py-evm wraps bytes and int in NewTypes; casting each would hide the code:
+# mypy: disable-error-code="arg-type"
+
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
-import rlp
 from eth._utils.address import generate_contract_address
-from eth.abc import (
-    AtomicWriteBatchAPI,
-    ComputationAPI,
-    MessageAPI,
-    SignedTransactionAPI,
-    StateAPI,
-    TransactionContextAPI,
-)
-from eth.constants import BLANK_ROOT_HASH, CREATE_CONTRACT_ADDRESS, GAS_COPY
-from eth.db.account import AccountDB
-from eth.db.atomic import AtomicDBWriteBatch
-from eth.db.backends.base import BaseAtomicDB
-from eth.exceptions import VMError
+from eth.abc import ComputationAPI, ExecutionContextAPI, MessageAPI, TransactionContextAPI
+from eth.constants import CREATE_CONTRACT_ADDRESS, STACK_DEPTH_LIMIT
+from eth.exceptions import ContractCreationCollision, InsufficientFunds, OutOfGas, StackDepthLimit, VMError
 from eth.precompiles.blake2 import blake2b_fcompress
 from eth.precompiles.ecadd import ecadd
 from eth.precompiles.ecmul import ecmul
 from eth.precompiles.ecpairing import ecpairing
 from eth.vm.code_stream import CodeStream
 from eth.vm.forks.cancun.computation import CANCUN_PRECOMPILES, CancunComputation
-from eth.vm.forks.cancun.opcodes import CANCUN_OPCODES
-from eth.vm.forks.cancun.state import CancunState, CancunTransactionExecutor
+from eth.vm.forks.cancun.state import CancunState
+from eth.vm.forks.cancun.transaction_context import CancunTransactionContext
 from eth.vm.forks.istanbul.constants import GAS_ECADD, GAS_ECMUL, GAS_ECPAIRING_BASE, GAS_ECPAIRING_PER_POINT
+from eth.vm.forks.london.constants import EIP3529_MAX_REFUND_QUOTIENT
+from eth.vm.gas_meter import GasMeter
+from eth.vm.memory import Memory
 from eth.vm.message import Message
-from eth.vm.opcode_values import CALL, CALLCODE, DELEGATECALL, JUMPDEST, PUSH1, STATICCALL
-from trie.hexary import HexaryTrie
+from eth.vm.stack import Stack
+
+from chain.evm_accounts import Accounts
+from chain.evm_codec import Signed
+from chain.evm_interpreter import run
 
 BN254_MULTIPLE: Final = 8  # of the gas of 0x06 to 0x08; EIP-1108's prices are those of native code
 BLAKE2F_MULTIPLE: Final = 16  # of the one gas that EIP-152 asks for a round
-CALL_INPUT_FREE: Final = 1024  # bytes
 _BLAKE2F_BYTES: Final = 213
-_CODES_MAX: Final = 1024  # remembered by `_boundaries`: at most 100 MB, if every one is init code of the largest size
-_PUSH: Final = re.compile(rb"[\x60-\x7f]")
-_INPUT_SIZE: Final = 6  # its place among the parameters of a call
+_RIPEMD160: Final = (3).to_bytes(20, "big")
 
 Disk = Callable[[bytes], bytes | None]
 Precompile = Callable[[ComputationAPI], ComputationAPI]
 
 
-class Layers(BaseAtomicDB):
-    """What a block writes (`written`), above what its unfinalised ancestors wrote, above the disk."""
+class Layers:
+    """What a block writes (`written`), above what its unfinalised ancestors wrote, above the disk: trie nodes and code,
+    by their keccak. Nothing is ever removed: branches share nodes."""
 
     def __init__(self, below: Sequence[Mapping[bytes, bytes]], disk: Disk) -> None:
         self.written: dict[bytes, bytes] = {}
@@ -86,136 +79,6 @@ class Layers(BaseAtomicDB):
         if value is None:
             raise KeyError(key)
         return value
-
-    def __setitem__(self, key: bytes, value: bytes) -> None:
-        self.written[key] = value
-
-    def __delitem__(self, key: bytes) -> None:
-        raise KeyError(key)  # trie nodes are content-addressed and shared between branches: none is ever removed
-
-    def _exists(self, key: bytes) -> bool:
-        try:
-            self[key]
-        except KeyError:
-            return False
-        return True
-
-    @contextmanager
-    def atomic_batch(self) -> Iterator[AtomicWriteBatchAPI]:
-        with AtomicDBWriteBatch._commit_unless_raises(self) as batch:
-            yield batch
-
-
-class Executor(CancunTransactionExecutor):
-    def validate_transaction(self, transaction: SignedTransactionAPI) -> None:
-        self.vm_state.validate_transaction(transaction)  # type: ignore[attr-defined]
-
-    def build_evm_message(self, transaction: SignedTransactionAPI) -> MessageAPI:
-        state = self.vm_state
-        state.delta_balance(transaction.sender, -transaction.gas * state.get_gas_price(transaction))
-        state.increment_nonce(transaction.sender)
-        common: dict[str, Any] = {
-            "gas": transaction.gas - transaction.intrinsic_gas,
-            "to": transaction.to,
-            "sender": transaction.sender,
-            "value": transaction.value,
-            "refund": self.calc_message_refund(transaction),
-        }
-        if transaction.to == CREATE_CONTRACT_ADDRESS:
-            created = generate_contract_address(transaction.sender, state.get_nonce(transaction.sender) - 1)
-            return Message(**common, data=b"", code=transaction.data, create_address=created)
-        return Message(**common, data=transaction.data, code=state.get_code(transaction.to))
-
-
-@lru_cache(_CODES_MAX)
-def _boundaries(code: bytes) -> bytes:
-    """The code with the data of every PUSH overwritten by zeros: what is left of JUMPDEST may be jumped to."""
-    masked = bytearray(code)
-    push = _PUSH.search(code)
-    while push is not None:
-        start = push.end()
-        end = min(start + code[push.start()] - PUSH1 + 1, len(code))
-        masked[start:end] = bytes(end - start)
-        push = _PUSH.search(code, end)
-    return bytes(masked)
-
-
-class Code(CodeStream):
-    """Stock looks for a jump's boundary backwards from its target and forgets it with the call: for 130 gas, a call
-    into 24 KiB of PUSH32 took a tenth of a second."""
-
-    __slots__ = ()
-
-    def is_valid_opcode(self, position: int) -> bool:
-        """Whether a jump may go there."""
-        return position < len(self) and _boundaries(self._raw_code_bytes)[position] == JUMPDEST
-
-
-class Accounts(AccountDB):
-    """Stock tells the storage of every contract that the block has written to of every call's beginning and end. Here
-    a storage learns of the checkpoints that are open when it is written to: no other write has to be taken back."""
-
-    def __init__(self, db: Any, state_root: Any) -> None:
-        super().__init__(db, state_root)
-        # Open checkpoints, oldest first, each with the contracts that know it; these know all older ones as well.
-        self._open: list[tuple[Any, set[Any]]] = []
-
-    def set_storage(self, address: Any, slot: int, value: int) -> None:
-        self._tell(address)
-        super().set_storage(address, slot, value)
-
-    def _wipe_storage(self, address: Any) -> None:
-        self._tell(address)
-        super()._wipe_storage(address)
-
-    def _tell(self, address: Any) -> None:
-        unknown = []
-        for checkpoint, told in reversed(self._open):
-            if address in told:
-                break
-            told.add(address)
-            unknown.append(checkpoint)
-        store = self._get_address_store(address)
-        for checkpoint in reversed(unknown):
-            store.record(checkpoint)
-
-    def record(self) -> Any:
-        checkpoint = self._journaldb.record()
-        self._journaltrie.record(checkpoint)
-        self._journal_accessed_state.record(checkpoint)
-        self._open.append((checkpoint, set()))
-        return checkpoint
-
-    def discard(self, checkpoint: Any) -> None:
-        self._journaldb.discard(checkpoint)
-        self._journaltrie.discard(checkpoint)
-        self._journal_accessed_state.discard(checkpoint)
-        self._account_cache.clear()
-        for address in self._close(checkpoint):
-            self._account_stores[address].discard(checkpoint)
-
-    def commit(self, checkpoint: Any) -> None:
-        self._journaldb.commit(checkpoint)
-        self._journaltrie.commit(checkpoint)
-        self._journal_accessed_state.commit(checkpoint)
-        for address in self._close(checkpoint):
-            self._account_stores[address].commit(checkpoint)
-
-    def _close(self, checkpoint: Any) -> set[Any]:
-        """Forget this checkpoint and the younger ones. Returns the contracts that know it."""
-        while self._open:
-            found, told = self._open.pop()
-            if found == checkpoint:
-                return told
-        raise AssertionError("a checkpoint is closed once, and before the changes are locked")
-
-    def lock_changes(self) -> None:
-        self._open.clear()
-        super().lock_changes()
-
-    def make_state_root(self) -> Any:
-        self._open.clear()
-        return super().make_state_root()
 
 
 def _blake2f(computation: ComputationAPI) -> ComputationAPI:
@@ -247,48 +110,215 @@ _PRECOMPILES: Final[dict[Any, Precompile]] = {
 }
 
 
-class _PaysForInput:
-    """Mixed into the opcodes that call: charged before 63/64 of what is left is set aside for the call."""
+class Code(CodeStream):
+    """Py-evm's, without the sets in which it would remember boundaries: `boundaries` does, from call to call."""
 
-    def get_call_params(self, computation: ComputationAPI) -> Any:
-        parameters = super().get_call_params(computation)  # type: ignore[misc]
-        size = parameters[_INPUT_SIZE]
-        if size > CALL_INPUT_FREE:
-            words = (size - CALL_INPUT_FREE + 31) // 32
-            computation.consume_gas(GAS_COPY * words, reason="input of a call")
-        return parameters
+    __slots__ = ()
+
+    def __init__(self, code: bytes) -> None:
+        self.program_counter = 0
+        self._raw_code_bytes = code
+        self._length_cache = len(code)
 
 
-def _paying(opcode: Any) -> Any:
-    return type(opcode.mnemonic, (_PaysForInput, type(opcode)), {})()
+class Meter(GasMeter):
+    """Py-evm's, which looks whether somebody reads its log whenever gas is used."""
+
+    def __init__(self, gas: int) -> None:
+        self.start_gas = self.gas_remaining = gas
+        self.gas_refunded = 0
+
+    def consume_gas(self, amount: int, reason: str) -> None:
+        if amount > self.gas_remaining:
+            raise OutOfGas(reason)
+        self.gas_remaining -= amount
+
+    def return_gas(self, amount: int) -> None:
+        self.gas_remaining += amount
+
+    def refund_gas(self, amount: int) -> None:
+        self.gas_refunded += amount  # below zero within a call, where a refund is taken back (EIP-2200)
 
 
 class Computation(CancunComputation):
-    """One call, with the prices of this chain."""
+    """One call, with the prices of this chain.
+
+    Stock keeps the computation of every call in a block's transaction as a tree, to sum up its refunds, logs and
+    deletions at the end: a hundred thousand calls, whose release alone took a second. Here a call is added to its
+    caller when it ends, and forgotten.
+    """
 
     _precompiles = _PRECOMPILES
-    opcodes = CANCUN_OPCODES | {
-        value: _paying(CANCUN_OPCODES[value]) for value in (CALL, CALLCODE, DELEGATECALL, STATICCALL)
-    }
+    contracts_created: list[Any]
 
-    def __init__(self, state: StateAPI, message: MessageAPI, transaction_context: TransactionContextAPI) -> None:
-        super().__init__(state, message, transaction_context)
+    def __init__(self, state: Any, message: MessageAPI, transaction_context: TransactionContextAPI) -> None:
+        self.state = state
+        self.msg = message
+        self.transaction_context = transaction_context
         self.code = Code(message.code)
+        self._gas_meter = Meter(message.gas)
+        self._stack = Stack()
+        self._memory = Memory()
+        self.children = []
+        self.accounts_to_delete = []
+        self.beneficiaries = []
+        self._log_entries = []
+        self._touched: set[bytes] = set()  # by calls that ended
+        self._touched_for_ever = False  # 0x03 was, though what did it was undone
+        self._deleted: list[Any] = []  # by calls that ended
+        state.mark_address_warm(state.coinbase)  # EIP-3651
+
+    @classmethod
+    def apply_message(
+        cls,
+        state: Any,
+        message: MessageAPI,
+        transaction_context: TransactionContextAPI,
+        parent_computation: Any = None,
+    ) -> ComputationAPI:
+        snapshot = state.snapshot()
+        if message.depth > STACK_DEPTH_LIMIT:
+            raise StackDepthLimit("stack depth limit reached")
+        if message.should_transfer_value and message.value:
+            if state.get_balance(message.sender) < message.value:
+                raise InsufficientFunds("insufficient funds")
+            state.delta_balance(message.sender, -message.value)
+            state.delta_balance(message.storage_address, message.value)
+        state.touch_account(message.storage_address)
+        computation = cls.apply_computation(state, message, transaction_context, parent_computation)
+        if computation.is_error:
+            state.revert(snapshot)
+        return computation
+
+    @classmethod
+    def apply_computation(
+        cls,
+        state: Any,
+        message: MessageAPI,
+        transaction_context: TransactionContextAPI,
+        parent_computation: Any = None,
+    ) -> ComputationAPI:
+        computation = cls(state, message, transaction_context)
+        created = [] if parent_computation is None else parent_computation.contracts_created
+        computation.contracts_created = created
+        try:
+            if message.is_create:
+                if computation.is_origin_computation:  # CREATE and CREATE2 have paid for it
+                    cls.consume_initcode_gas_cost(computation)
+                created.append(message.storage_address)
+            precompile = cls._precompiles.get(message.code_address)
+            if precompile is None:
+                run(computation)
+            else:
+                precompile(computation)
+        except VMError as error:
+            error.__traceback__ = error.__context__ = None  # they lead back here: only the collector would free this
+            computation._fail(error)
+        return computation
+
+    def _fail(self, error: VMError) -> None:
+        self._error = error
+        if error.burns_gas:
+            self._gas_meter.gas_remaining = 0
+        if error.erases_return_data:
+            self.return_data = b""
+
+    def add_child_computation(self, child_computation: Any) -> None:
+        """What of a call that ended concerns its caller."""
+        child = child_computation
+        self.return_data = b"" if child.msg.is_create and not child.is_error else child.output
+        touched = child.touched()
+        self._touched_for_ever |= _RIPEMD160 in touched
+        if len(touched) > len(self._touched):
+            touched, self._touched = self._touched, touched
+        self._touched |= touched
+        if child._error is None:
+            self._gas_meter.gas_refunded += child._gas_meter.gas_refunded
+            self._log_entries += child._log_entries
+            self._deleted += child.get_accounts_for_deletion()
+
+    def get_gas_refund(self) -> int:
+        return 0 if self._error is not None else self._gas_meter.gas_refunded
+
+    def get_accounts_for_deletion(self) -> list[Any]:
+        return [] if self._error is not None else list(dict.fromkeys((*self._deleted, *self.accounts_to_delete)))
+
+    def get_raw_log_entries(self) -> tuple[Any, ...]:
+        return () if self._error is not None else tuple(sorted(self._log_entries))
+
+    def touched(self) -> set[bytes]:
+        """What EIP-161 deletes if it is empty. (0x03 was once deleted on the main network though the call of it
+        had run out of gas, and has been ever since.)"""
+        to = self.msg.to
+        if self._error is not None:
+            return {_RIPEMD160} if self._touched_for_ever or to == _RIPEMD160 else set()
+        self._touched.update(self.beneficiaries)
+        if to:
+            self._touched.add(to)
+        return self._touched
 
 
-class State(CancunState):
-    account_db_class = Accounts
+class Outcome(NamedTuple):
+    """What a transaction came to."""
+
+    computation: Computation
+    gas_used: int  # after refunds
+
+
+class State(Accounts, CancunState):  # type: ignore[misc] # a checkpoint is a number here
+    """The state that transactions change one after another."""
+
     computation_class = Computation
-    transaction_executor_class = Executor
 
-    def set_system_contracts(self) -> None:
-        """Nothing: stock writes the beacon-roots code only where it stands already, and reads an account to see."""
+    def __init__(self, layers: Layers, context: ExecutionContextAPI, state_root: bytes) -> None:
+        Accounts.__init__(self, layers, state_root)
+        self.execution_context = context
 
+    def is_address_warm(self, address: bytes) -> bool:
+        return address in self._warm or address in _PRECOMPILES
 
-def ordered_root(items: Sequence[bytes]) -> bytes:
-    """Root of the trie that maps RLP(index) to each item; py-evm's own keeps the last 128 such tries in memory."""
-    trie = HexaryTrie({}, BLANK_ROOT_HASH)
-    with trie.squash_changes() as changes:
-        for index, item in enumerate(items):
-            changes[rlp.encode(index)] = item
-    return trie.root_hash
+    def transact(self, transaction: Signed) -> Outcome:
+        """Run a transaction whose nonce and balance have been checked, and settle its fee."""
+        price = min(transaction.max_fee_per_gas, transaction.max_priority_fee_per_gas + self.base_fee)
+        self.delta_balance(transaction.sender, -transaction.gas * price)
+        self.increment_nonce(transaction.sender)
+        computation = self._computed(transaction, price)
+        gas_left = computation.get_gas_remaining()
+        gas_used = transaction.gas - gas_left
+        refund = min(computation.get_gas_refund(), gas_used // EIP3529_MAX_REFUND_QUOTIENT)
+        gas_used -= refund
+        self.delta_balance(transaction.sender, (gas_left + refund) * price)
+        self.delta_balance(self.coinbase, gas_used * (price - self.base_fee))
+        for address in computation.get_accounts_for_deletion():
+            self.delete_account(address)
+        for touched in (self.coinbase, *computation.touched()):
+            if self.account_exists(touched) and self.account_is_empty(touched):
+                self.delete_account(touched)
+        self.clear_transient_storage()
+        return Outcome(computation, gas_used)
+
+    def _computed(self, transaction: Signed, price: int) -> Any:
+        """The transaction's own call or creation, with what EIP-2929 and EIP-2930 have warm before it."""
+        sender, to = transaction.sender, transaction.to
+        created: Any = None
+        if to == CREATE_CONTRACT_ADDRESS:
+            created = generate_contract_address(sender, transaction.nonce)
+            data, code = b"", transaction.data
+        else:
+            data, code = transaction.data, self.get_code(to)
+        gas = transaction.gas - transaction.intrinsic_gas
+        message = Message(gas, to, sender, transaction.value, data, code, create_address=created)
+        self.mark_address_warm(sender)
+        self.mark_address_warm(message.storage_address)
+        for address, slots in transaction.access_list:
+            self.mark_address_warm(address)
+            for slot in slots:
+                self.mark_storage_warm(address, slot)
+        context = CancunTransactionContext(gas_price=price, origin=sender)
+        if created is None:
+            return Computation.apply_message(self, message, context)
+        if self.has_code_or_nonce(created):
+            computation = Computation(self, message, context)
+            computation.error = ContractCreationCollision("a contract stands at this address")
+            return computation
+        return Computation.apply_create_message(self, message, context)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import msgspec
-from eth_hash.auto import keccak
 
 from chain import evm
 from chain import header as rules
@@ -232,7 +231,7 @@ class ChainReads:
         """
         found: list[Log] = []
         wanted = [frozenset(addresses), *(_alternatives(topic) for topic in topics)]
-        masks = [tuple(map(_bloom_bits, each)) for each in wanted if each]
+        masks = [tuple(map(evm.bloom_bits, each)) for each in wanted if each]
         for number, bloom in self._store.blooms(max(first, 0), min(last, self._final.block_number)):
             if not all(any(bloom & mask == mask for mask in any_of) for any_of in masks):
                 continue
@@ -377,15 +376,6 @@ def _alternatives(topic: bytes | Collection[bytes] | None) -> frozenset[bytes]:
     if topic is None:
         return frozenset()
     return frozenset((topic,)) if isinstance(topic, bytes) else frozenset(topic)
-
-
-def _bloom_bits(item: bytes) -> int:
-    """The three bits of the yellow paper's log bloom, section 4.3.1."""
-    hashed = keccak(item)
-    bits = 0
-    for at in (0, 2, 4):
-        bits |= 1 << (int.from_bytes(hashed[at : at + 2], "big") & 2047)
-    return bits
 
 
 def _matches(log: Log, wanted: Sequence[frozenset[bytes]]) -> bool:

@@ -22,9 +22,7 @@ def vote(view: int, kind: VoteKind, voter: int, digest: bytes = NO_DIGEST) -> Vo
     return Vote(EPOCH, view, kind, digest, voter, bytes([voter]))
 
 
-def certificate(
-    view: int, kind: VoteKind, digest: bytes = NO_DIGEST, voters: Iterable[int] = (1, 2, 3)
-) -> Certificate:
+def certificate(view: int, kind: VoteKind, digest: bytes = NO_DIGEST, voters: Iterable[int] = (1, 2, 3)) -> Certificate:
     return Certificate(EPOCH, view, kind, digest, tuple((voter, bytes([voter])) for voter in voters))
 
 

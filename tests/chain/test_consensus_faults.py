@@ -204,9 +204,7 @@ def test_who_is_behind_is_answered_with_certificates_once_a_delay() -> None:
     behind = consensus.Status(1, 0, EPOCH, 1)
     node.receive(2, behind)
     assert node.all(consensus.Send) == [
-        consensus.Send(
-            2, consensus.Certificates((certificate(1, FINALISE, B1.digest), certificate(2, TIMEOUT)))
-        )
+        consensus.Send(2, consensus.Certificates((certificate(1, FINALISE, B1.digest), certificate(2, TIMEOUT))))
     ]
     assert not node.receive(2, behind).all(consensus.Send)
     node.now += DELTA_S

@@ -1,17 +1,10 @@
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from typing import Any
 
 import coincurve
 import pytest
 import rlp
-from eth.consensus import ConsensusContext
-from eth.db.atomic import AtomicDB
-from eth.db.chain import ChainDB
-from eth.vm.chain_context import ChainContext
-from eth.vm.forks.cancun import CancunVM
 from eth_hash.auto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,10 +20,8 @@ from tests.chain.chain_kit import (
     COUNTER,
     FURNACE,
     GENESIS_TIME,
-    HASHER,
     LOGGER,
     MAYFLY,
-    REVERTER,
     RICH,
     SPIRAL,
     USERS,
@@ -78,76 +69,7 @@ def altered(raw: bytes, **changes: int) -> bytes:
     return b"\x02" + rlp.encode(fields)
 
 
-# -- equal to stock py-evm -------------------------------------------------------------------------------------------
-
-
-def random_transaction(choose: random.Random, user: int, nonce: int) -> bytes:
-    other = ADDRESSES[choose.randrange(len(USERS))]
-    kind = choose.randrange(14)
-    if kind == 0:
-        return legacy(user, nonce, other, value=1)
-    if kind == 1:
-        return access_listed(user, nonce, COUNTER, [0, 1])
-    to, data, more = (
-        (other, b"", {"value": choose.randrange(10**18)}),
-        (
-            choose.randbytes(20),
-            b"",
-            {"value": choose.randrange(2)},
-        ),  # a new account, or an empty one that is only touched
-        (COUNTER, b"", {}),
-        (COUNTER, b"", {"gas": 22_000}),  # out of gas
-        (LOGGER, choose.randbytes(40), {}),
-        (REVERTER, b"no", {}),
-        (HASHER, b"", {}),
-        (FURNACE, b"", {"gas": 50_000}),
-        (SPIRAL, b"", {"gas": 300_000}),
-        (MAYFLY, b"", {"value": 3}),
-        (b"", bytes.fromhex("6001600081535ff3") + choose.randbytes(3), {"gas": 200_000}),
-        (b"", bytes.fromhex("33ff"), {"value": 5}),  # made and gone in one transaction
-    )[kind - 2]
-    return sign(user, nonce, to, data, **more)
-
-
-def random_transactions(choose: random.Random, nonces: list[int], count: int) -> Iterator[bytes]:
-    for _ in range(count):
-        user = choose.randrange(len(USERS))
-        yield random_transaction(choose, user, nonces[user])
-        nonces[user] += 1
-
-
-def stock_child(header: Header, transactions: list[Any], chaindb: ChainDB) -> Header:
-    """What CancunVM, as it comes, makes of the transactions under the same blank header."""
-    chain_context = ChainContext(CHAIN_ID)
-    vm = CancunVM(header, chaindb, chain_context, ConsensusContext(chaindb.db))
-    vm.block_preprocessing(vm.get_block())
-    filled, receipts, _ = vm.apply_all_transactions(transactions, header)
-    block = vm.set_block_transactions_and_withdrawals(vm.get_block(), filled, transactions, receipts)
-    return vm.finalize_block(block).block.header
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_headers_equal_those_of_stock_py_evm(seed: int) -> None:
-    choose = random.Random(seed)
-    parent, state = genesis()
-    stock = AtomicDB()
-    chaindb = ChainDB(stock)
-    nonces = [0] * len(USERS)
-    for key, value in state.items():
-        stock[key] = value
-    chaindb.persist_header(parent)
-    for number in range(1, 4):
-        codec = Codec(RULES)
-        transactions = [codec.transaction(raw) for raw in random_transactions(choose, nonces, 12)]
-        blank = evm.blank_header(RULES, parent, GENESIS_TIME + number, COINBASE)
-        ours = execution(parent, state, GENESIS_TIME + number)
-        for transaction in transactions:
-            ours.run(transaction)
-        header, added = ours.finish(b"")
-        assert header == stock_child(blank, transactions, chaindb)
-        assert header.gas_used > 12 * 21_000
-        chaindb.persist_header(header)
-        parent, state = header, state | added
+# -- transactions in a block -----------------------------------------------------------------------------------------
 
 
 def test_an_undone_transaction_leaves_no_trace() -> None:

@@ -10,15 +10,16 @@ import pytest
 from eth.constants import BLANK_ROOT_HASH
 from eth.db.account import AccountDB
 from eth.db.atomic import AtomicDB
-from eth.db.storage import AccountStorageDB
 from eth.vm.code_stream import CodeStream
-from eth.vm.forks.cancun.computation import CancunComputation
+from eth.vm.forks.cancun.computation import CANCUN_PRECOMPILES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain import evm, evm_machine
+from chain import evm, evm_calls, evm_interpreter, evm_machine
 from chain.evm import Account, Layers, Rules
-from chain.evm_machine import Accounts, Code
+from chain.evm_accounts import Accounts
+from chain.evm_trie import EMPTY_ROOT
+from chain.store import StoreError
 from tests.chain.chain_kit import CHAIN_ID
 
 RULES = Rules(CHAIN_ID, gas_limit=30_000_000, base_fee_wei=7)
@@ -90,7 +91,8 @@ def test_a_dearer_precompile_returns_what_stock_returns(precompile: int, monkeyp
     data[9] = data[9][:-1] + b"\x01"
     returns = bytes.fromhex(f"365f5f37604060805f36905060805f365f60{precompile:02x}5afa60805ff3")
     ours = call(returns, data[precompile], gas=8_000_000)[0]
-    monkeypatch.setattr(evm_machine.State, "computation_class", CancunComputation)
+    monkeypatch.setattr(evm_machine, "_PRECOMPILES", CANCUN_PRECOMPILES)
+    monkeypatch.setattr(evm_machine.Computation, "_precompiles", CANCUN_PRECOMPILES)
     assert call(returns, data[precompile], gas=8_000_000)[0] == ours
 
 
@@ -119,7 +121,7 @@ def test_input_above_what_is_free_costs_what_copying_it_costs(opcode: str) -> No
         code = bytes.fromhex(f"5f611fe0525f5f61{size:04x}5f{value}73{CALLEE.hex()}5a{opcode}00")
         return call(code, callee=b"\x00")[1]
 
-    free = evm_machine.CALL_INPUT_FREE
+    free = evm_calls.CALL_INPUT_FREE
     assert gas_of(free) == gas_of(0)
     assert gas_of(free + 1) == gas_of(0) + 3
     assert gas_of(free + 4_096) == gas_of(0) + 3 * 128
@@ -143,89 +145,112 @@ codes = st.lists(pushes | st.sampled_from([b"\x5b", b"\x00"]) | st.binary(max_si
 @settings(max_examples=200, deadline=None)
 @given(codes)
 def test_a_jump_may_go_where_stock_lets_it(code: bytes) -> None:
-    stock, ours = CodeStream(code), Code(code)
+    stock = CodeStream(code)
     for position in [each for each, opcode in enumerate(code) if opcode == 0x5B]:
-        assert ours.is_valid_opcode(position) == stock.is_valid_opcode(position)
-    assert not ours.is_valid_opcode(len(code))
-    assert not ours.is_valid_opcode(2**256 - 1)
+        assert (evm_interpreter.boundaries(code)[position] == 0x5B) == stock.is_valid_opcode(position)
+    assert len(evm_interpreter.boundaries(code)) == len(code)
+
+
+@pytest.mark.parametrize("target", [3, 4, 33, 2**64, 2**256 - 1])
+def test_a_jump_out_of_the_code_or_into_data_burns_the_gas(target: int) -> None:
+    with pytest.raises(evm.ExecutionFailed):
+        call(b"\x7f" + target.to_bytes(32, "big") + b"\x56")
 
 
 def test_a_code_is_looked_through_once_however_often_it_is_called() -> None:
     far = bytes.fromhex("615fec56").ljust(0x5FEC, b"\x7f") + b"\x5b\x00"
     calling = bytes.fromhex(f"5f5f5f5f73{CALLEE.hex()}6040fa") * 50 + bytes.fromhex("5f5260205ff3")
-    evm_machine._boundaries.cache_clear()
+    evm_interpreter.boundaries.cache_clear()
     output, _ = call(calling, callee=far)
     assert int.from_bytes(output, "big") == 1
-    assert evm_machine._boundaries.cache_info().misses == 1
+    assert evm_interpreter.boundaries.cache_info().misses == 1
 
 
-# -- storage ---------------------------------------------------------------------------------------------------------
+# -- accounts and storage --------------------------------------------------------------------------------------------
 
 ADDRESSES: list[Any] = [bytes([index]) * 20 for index in range(1, 5)]
 
 
-def mingle(choose: random.Random, databases: list[AccountDB], depth: int) -> None:
-    """Nested checkpoints with writes between them, the same on all databases."""
+def accounts() -> Accounts:
+    return Accounts(Layers((), lambda _: None), EMPTY_ROOT)
+
+
+def mingle(choose: random.Random, stock: AccountDB, ours: Accounts, depth: int) -> None:
+    """Nested checkpoints with writes between them, the same on both."""
     for _ in range(choose.randrange(1, 6)):
-        act = choose.randrange(4)
+        act = choose.randrange(5)
         address, slot, value = choose.choice(ADDRESSES), choose.randrange(3), choose.randrange(3)
         if act == 0 and depth < 5:
-            checkpoints = [database.record() for database in databases]
-            mingle(choose, databases, depth + 1)
-            closes = choose.random() < 0.5
-            for database, checkpoint in zip(databases, checkpoints, strict=True):
-                (database.commit if closes else database.discard)(checkpoint)
+            checkpoint, snapshot = stock.record(), ours.snapshot()
+            mingle(choose, stock, ours, depth + 1)
+            if choose.random() < 0.5:
+                stock.commit(checkpoint)
+                ours.commit(snapshot)
+            else:
+                stock.discard(checkpoint)
+                ours.revert(snapshot)
+        elif act == 1:
+            stock.set_balance(address, value)
+            ours.set_balance(address, value)
         else:
-            for database in databases:
-                database.set_storage(address, slot, value)
-        for database in databases[1:]:
-            read = [(each, at) for each in ADDRESSES for at in range(3)]
-            assert [database.get_storage(*at) for at in read] == [databases[0].get_storage(*at) for at in read]
+            stock.set_storage(address, slot, value)
+            ours.set_storage(address, slot, value)
+        for at in ADDRESSES:
+            assert ours.account_exists(at) == stock.account_exists(at)
+            for number in range(3):
+                assert ours.get_storage(at, number) == stock.get_storage(at, number)
+                assert ours.get_storage(at, number, False) == stock.get_storage(at, number, False)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_storage_is_what_stock_makes_of_nested_checkpoints(seed: int) -> None:
     choose = random.Random(seed)
-    databases: list[Any] = [AccountDB(AtomicDB(), BLANK_ROOT_HASH), Accounts(AtomicDB(), BLANK_ROOT_HASH)]
+    stock, ours = AccountDB(AtomicDB(), BLANK_ROOT_HASH), accounts()
     for _ in range(4):  # transactions
+        stock.lock_changes()
+        ours.lock_changes()
+        checkpoint, snapshot = stock.record(), ours.snapshot()
+        mingle(choose, stock, ours, 0)
         wiped = choose.choice([None, *ADDRESSES])
-        for database in databases:
-            database.lock_changes()
-        outer = [database.record() for database in databases]
-        mingle(choose, databases, 0)
         if wiped is not None:
-            for database in databases:
-                database.delete_storage(wiped)
+            stock.delete_storage(wiped)
+            ours.delete_storage(wiped)
         if choose.random() < 0.3:
-            for database, checkpoint in zip(databases, outer, strict=True):
-                database.discard(checkpoint)
+            stock.discard(checkpoint)
+            ours.revert(snapshot)
         for address in ADDRESSES:
-            for database in databases:
-                database.set_nonce(address, 1)
-    for database in databases:
-        database.persist()
-    assert databases[0].state_root == databases[1].state_root
+            stock.set_nonce(address, 1)
+            ours.set_nonce(address, 1)
+    stock.persist()
+    ours.persist()
+    assert ours.state_root == stock.state_root
 
 
-def test_a_call_costs_no_time_for_contracts_that_were_written_to_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = 0
-    record = AccountStorageDB.record
-
-    def counted(store: AccountStorageDB, checkpoint: Any) -> None:
-        nonlocal told
-        told += 1
-        record(store, checkpoint)
-
-    monkeypatch.setattr(AccountStorageDB, "record", counted)
-    accounts = Accounts(AtomicDB(), BLANK_ROOT_HASH)
-    outer = accounts.record()
-    contracts: list[Any] = [index.to_bytes(20, "big") for index in range(100)]
-    for contract in contracts:
-        accounts.set_storage(contract, 0, 1)
-    assert told == 100
+def test_a_call_costs_no_time_for_contracts_that_were_written_to_before() -> None:
+    ours = accounts()
+    for index in range(100):
+        ours.set_storage(index.to_bytes(20, "big"), 0, 1)
+    before = ours.snapshot()
     for _ in range(100):
-        accounts.commit(accounts.record())
-        accounts.discard(accounts.record())
-    assert told == 100
-    accounts.discard(outer)
-    assert accounts.get_storage(contracts[0], 0) == 0
+        ours.commit(ours.snapshot())
+        ours.revert(ours.snapshot())
+    assert ours.snapshot() == before == 100
+    ours.revert(0)
+    assert ours.get_storage(bytes(20), 0) == 0
+
+
+def test_state_that_the_database_lacks_is_the_fault_of_the_database() -> None:
+    """Never of the transaction that asked for it: other nodes have it."""
+    code = bytes.fromhex("5f54600160015500")
+    placed = {CALLER: Account(balance=10**24), SUBJECT: Account(1, 1, code, dict.fromkeys(range(40), 1))}
+    header, state = evm.genesis(RULES, 1, placed, bytes(32))
+    faults = 0
+    for missing in state:
+        layers = Layers(({key: value for key, value in state.items() if key != missing},), lambda _: None)
+        try:
+            evm.Snapshot(header, layers, CHAIN_ID).call(CALLER, SUBJECT, b"", 0, 100_000)
+        except StoreError:
+            faults += 1
+    assert faults >= 5, "the roots, the code, and the branches and leaves on the way"
+    with pytest.raises(StoreError, match="lacks state"):
+        evm.Snapshot(header, Layers((), lambda _: None), CHAIN_ID).balance(CALLER)

@@ -57,7 +57,11 @@ def test_blocks_and_certificates_survive_alone(block: Block, certificate: Certif
 
 garbage = st.recursive(
     st.one_of(
-        st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), st.binary(max_size=70),
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**63), 2**64 - 1),
+        st.floats(),
+        st.binary(max_size=70),
         st.text(max_size=9),
     ),
     lambda inner: st.lists(inner, max_size=7) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
