@@ -19,7 +19,7 @@ from typing import Final
 
 from chain import evm
 from chain import header as rules
-from chain.epochs import Epochs, UnknownEpoch
+from chain.epochs import UnknownEpoch
 from chain.evm import Account, Header
 from chain.genesis import Network
 from chain.overlay import Executed
@@ -85,7 +85,6 @@ class Chain(ChainReads):
         super().__init__(store, network)
         self._system = genesis_system() if system is None else system
         self.genesis_digest = self._open(self._system.accounts(network))
-        self.epochs = Epochs(network, store.epochs())
         finalised = store.finalised()
         payload = None if finalised is None else store.block(finalised)
         if payload is None:

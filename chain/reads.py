@@ -14,11 +14,12 @@ import msgspec
 
 from chain import evm
 from chain import header as rules
+from chain.epochs import Epochs
 from chain.evm import Header, Receipt, TransactionFields
 from chain.genesis import Network
 from chain.overlay import Overlay
 from chain.store import Store, StoreError
-from chain.types import Block, Certificate, ChainError, Head, Log
+from chain.types import Block, Certificate, ChainError, Head, Log, Vote
 
 At: TypeAlias = "int | bytes | None"
 TopicFilter: TypeAlias = "Sequence[bytes | Collection[bytes] | None]"
@@ -99,6 +100,7 @@ class ChainReads:
         self._store = store
         self._codec = evm.Codec(self.constants)
         self._overlay = Overlay()
+        self.epochs = Epochs(network, store.epochs())
         self._final: Header  # set by Chain, as is what follows from it
         self.genesis_digest: bytes
 
@@ -112,6 +114,10 @@ class ChainReads:
     def finalised_certificate(self) -> Certificate | None:
         """The proof of the finalised head; None for genesis alone."""
         return self._store.certificate(self._final.block_number)
+
+    def evidence(self) -> tuple[tuple[Vote, Vote], ...]:
+        """Pairs of votes that no honest validator casts both, one for each voter and epoch, by ascending epoch."""
+        return self._store.evidence()
 
     @property
     def final_block(self) -> Block:

@@ -42,6 +42,9 @@ def list_validators(client: Client, as_json: bool) -> None:
         for index, each in enumerate(found.validators)
     ]
     out.print(table((">INDEX", "VALIDATOR", "CONNECTED"), validators))
+    for each in found.evidence:
+        where = f"epoch {each.epoch}, view {each.view}"
+        out.print(f"\nevidence: {each.validator} cast two votes that contradict each other ({where})")
     if not found.proposals:
         out.print("\nno proposal is open")
         return

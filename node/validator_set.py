@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from chain.certificate import quorum
 from chain.contracts import bindings as b
 from chain.evm import ExecutionFailed, Reverted
 from chain.reads import ChainReads
+from chain.types import Vote
 from node.api import schema
 from node.api.backend import BackendError
 
@@ -39,12 +39,13 @@ class ValidatorSet:
         validators = self._ask(b.validators_view())
         return schema.Validators(
             epoch=self._ask(b.epoch_view()),
-            quorum=quorum(len(validators), self.chain.network.quorum or 0.0),
+            quorum=self.chain.epochs.present.quorum,
             validators=[
                 schema.ValidatorInfo(_hex(each), each == self.me or each in self.connected, each == self.me)
                 for each in validators
             ],
             proposals=self._proposals(validators),
+            evidence=[self._equivocation(*pair) for pair in self.chain.evidence()],
         )
 
     async def propose(self, subject: bytes, admit: bool) -> schema.Submitted:
@@ -79,6 +80,17 @@ class ValidatorSet:
                 raise BackendError(f"cannot {what}: {error.reason.removeprefix('validators: ')}") from None
         except ExecutionFailed as error:
             raise BackendError(f"cannot {what}: {error}") from None
+
+    def _equivocation(self, first: Vote, second: Vote) -> schema.Equivocation:
+        pair = first, second
+        return schema.Equivocation(
+            epoch=first.epoch,
+            view=first.view,
+            validator=_hex(self.chain.epochs[first.epoch].validators[first.voter]),
+            kinds=[each.kind for each in pair],
+            digests=[_hex(each.digest) for each in pair],
+            signatures=[_hex(each.signature) for each in pair],
+        )
 
     def _proposals(self, validators: tuple[bytes, ...]) -> list[schema.Proposal]:
         found: list[schema.Proposal] = []

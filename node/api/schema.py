@@ -370,13 +370,28 @@ class Proposal(msgspec.Struct, frozen=True):
     approved: bool  # by this node
 
 
+class Equivocation(msgspec.Struct, frozen=True):
+    """Two votes of one validator and view that no honest one casts both; docs/PROTOCOL.md says what they sign."""
+
+    epoch: int
+    view: int
+    validator: Hex
+    kinds: list[str]  # notarise, finalise or timeout
+    digests: list[Hex]  # of blocks; zeros for a timeout
+    signatures: list[Hex]
+
+
 class Validators(msgspec.Struct, frozen=True):
-    """fl_validators: who proposes and votes in the present epoch, by index, and the open proposals, oldest first."""
+    """fl_validators: who proposes and votes in the present epoch, by index, and the open proposals, oldest first.
+
+    `evidence` is what this node has seen itself: one pair for each validator that lied, and epoch.
+    """
 
     epoch: int
     quorum: int  # votes in a certificate
     validators: list[ValidatorInfo]
     proposals: list[Proposal]
+    evidence: list[Equivocation]
 
 
 class Stopping(msgspec.Struct, frozen=True):

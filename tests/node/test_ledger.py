@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from chain import messages
-from chain.types import InvalidTransaction
+from chain import certificate, consensus, messages
+from chain.types import FINALISE, NO_DIGEST, TIMEOUT, InvalidTransaction, Vote
 from node import wire
 from node.repeats import Repeats
-from tests.chain.chain_kit import ADDRESSES, LOGGER, sign
+from tests.chain.chain_kit import ADDRESSES, CHAIN_ID, LOGGER, VALIDATORS, sign
 from tests.node.ledger_world import World
 
 CLAIMED = b"\x77" * 32
@@ -189,3 +189,19 @@ def test_what_can_never_be_included_is_refused_before_it_is_sent(world: World) -
     with pytest.raises(InvalidTransaction):
         ledger.check(sign(0, 0, ADDRESSES[7], value=10**30))
     assert len(ledger.mempool) == 0
+
+
+def test_evidence_of_two_votes_in_one_view_is_kept_for_good(world: World) -> None:
+    """validator-1 votes to skip a view, and to make a block of it final."""
+    member = world.members["validator-0"]
+    genesis = member.ledger.chain.genesis_digest
+    pair = [
+        Vote(0, 1, kind, digest, 1, certificate.sign_vote(VALIDATORS[1], CHAIN_ID, genesis, 0, 1, kind, digest))
+        for kind, digest in ((TIMEOUT, NO_DIGEST), (FINALISE, b"x" * 32))
+    ]
+    for vote in pair:
+        payload = messages.encode(consensus.VoteMessage(vote))
+        member.ledger.receive("validator-1", 1, wire.CONSENSUS, payload, world.now)
+    assert member.ledger.chain.evidence() == (tuple(pair),)
+    world.stop("validator-0")
+    assert world.add("validator-0").ledger.chain.evidence() == (tuple(pair),)
