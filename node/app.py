@@ -44,6 +44,7 @@ from node.p2p.types import GossipReceived, MessageReceived, PeerConnected, PeerL
 from node.performer import Performer
 from node.roles import attestor, learning_server, misbehaviour, worker
 from node.roles.common import ChainAdvanced
+from node.screen import Screen
 from node.version import VERSION
 from node.wire import InvalidMessage
 
@@ -138,6 +139,7 @@ class Node:
             chain, store, Mempool(base_fee_wei=chain.network.base_fee_wei), self._link, self._on_final,
             self._on_claim, self._on_refused, time.time, None if index is None else key, index,
         )  # fmt: skip
+        self._screen = Screen(self._ledger, lambda: self._feed.jobs)
         self._account = Account(
             key, address, chain.network.chain_id, chain.network.base_fee_wei,
             load=lambda: store.kv_get("account", address),
@@ -162,7 +164,8 @@ class Node:
         self._feed.replay()
         self._account.on_finalised(self._chain.nonce(self._address))
         self._start_roles(nursery, performer)
-        self._link.attach(network, (TOPIC_TRANSACTIONS, TOPIC_REFUSALS))
+        checks = {TOPIC_TRANSACTIONS: self._screen.transactions, TOPIC_REFUSALS: self._screen.refusals}
+        self._link.attach(network, checks)
         self._ledger.start(trio.current_time())
         nursery.start_soon(self._pump, network)
         nursery.start_soon(self._keep_time)
@@ -285,6 +288,7 @@ class Node:
             _offer(self._attestor, attestor.ClaimFound(digest, claim))
 
     def _on_refused(self, claim: bytes) -> None:
+        self._screen.forget_claiming(claim)
         self._account.on_refused(claim)
 
     def _outcome(self, transaction: bytes) -> bool | None:

@@ -89,17 +89,17 @@ class Ledger:
         self._store, self._wire, self._key, self._index = store, network, key, index
         self._on_final, self._on_refused = on_final, on_refused
         self._addresses = chain.network.validator_addresses
-        self._attested = claims.Attestations(len(self._addresses), chain.network.quorum_size)
+        self.attested = claims.Attestations(len(self._addresses), chain.network.quorum_size)
         self._sync = Sync(chain.finalised.number, VALIDATOR_LAG_S if index is not None else 0.0)
         self._repeat_at: float | None = None
         self._repeats = Repeats()
-        self._refused_transactions: BoundedDict[bytes, bytes] = BoundedDict(REFUSED_MAX)  # -> the claim
+        self.refused_transactions: BoundedDict[bytes, bytes] = BoundedDict(REFUSED_MAX)  # -> the claim
         self._catching_up = False
         self._now = 0.0
         self.validator: Validator | None = None
         if key is not None and index is not None:
             self.validator = Validator(
-                chain, store, mempool, self._attested, key, index, network, self._finalised, on_claim, clock
+                chain, store, mempool, self.attested, key, index, network, self._finalised, on_claim, clock
             )
 
     # ---- life -------------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ class Ledger:
             digest = keccak(raw)
             if digest in self.mempool:
                 continue
-            if (claim := self._refused_transactions.get(digest)) is not None:
+            if (claim := self.refused_transactions.get(digest)) is not None:
                 self._tell_refusals(peer, claim)
                 continue
             transaction = self.chain.decode_transaction(raw)
@@ -267,25 +267,25 @@ class Ledger:
         if not verdict:
             self._wire.gossip(TOPIC_REFUSALS, payload)
         self._attest(attestation)
-        if self._attested.refused(claim):
+        if self.attested.refused(claim):
             self._on_refused(claim)
 
     def _take_attestations(self, payload: bytes) -> None:
         items = wire.decode(payload, wire.Attestations).items
         for attestation in map(wire.from_wire, items):
-            if attestation not in self._attested.of(attestation.claim):
+            if attestation not in self.attested.of(attestation.claim):
                 claims.verify_attestation(attestation, self._addresses)
                 self._attest(attestation)
         for claim in {item.claim for item in items if not item.verdict}:
-            if self._attested.refused(claim):
+            if self.attested.refused(claim):
                 self._on_refused(claim)
 
     def _attest(self, attestation: Attestation) -> None:
-        if not self._attested.add(attestation):
+        if not self.attested.add(attestation):
             return
         claim = attestation.claim
         own_refusal = attestation.signer == self._index and not attestation.verdict
-        if own_refusal or self._attested.refused(claim):
+        if own_refusal or self.attested.refused(claim):
             self._drop_claiming(claim)
         if self.validator is not None:
             self.validator.attested(self._now)
@@ -295,17 +295,17 @@ class Ledger:
             return
         for transaction in self.validator.transactions_claiming(claim):
             self.mempool.remove(transaction)
-            self._refused_transactions[transaction] = claim
+            self.refused_transactions[transaction] = claim
 
     def _tell_refusals(self, peer: str, claim: bytes) -> None:
         """Somebody still sends a transaction whose claim is false: show it who says so."""
-        items = tuple(wire.to_wire(a) for a in self._attested.of(claim) if not a.verdict)
+        items = tuple(wire.to_wire(a) for a in self.attested.of(claim) if not a.verdict)
         if items:
             self._wire.to_peer(peer, wire.ATTESTATIONS, wire.encode(wire.Attestations(items)))
 
     def _send_attestations(self, index: int) -> None:
         assert self._index is not None
-        items = tuple(map(wire.to_wire, self._attested.by(self._index)))[-wire.ATTESTATIONS_MAX :]
+        items = tuple(map(wire.to_wire, self.attested.by(self._index)))[-wire.ATTESTATIONS_MAX :]
         if items:
             self._wire.to_validator(index, wire.ATTESTATIONS, wire.encode(wire.Attestations(items)))
 
@@ -316,7 +316,7 @@ class Ledger:
                 if (transaction := self.mempool.get(digest)) is not None:
                     self.mempool.set_nonce(transaction.sender, transaction.nonce + 1)
             for claim in self.chain.claims(block.head.digest):
-                self._attested.forget(self.chain.claim_digest(claim))
+                self.attested.forget(self.chain.claim_digest(claim))
             log.info("block.finalised", number=block.head.number, view=block.head.view, txs=len(block.transactions))
         head = blocks[-1].head
         self._sync.advance(head.number, self._now)

@@ -6,12 +6,13 @@ peer of another network or version is told so and dropped; nothing it sent reach
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import structlog
 
 from chain.chain import Chain
 from node import wire
+from node.p2p.gossip import Check
 from node.p2p.host import Network
 from node.p2p.types import MessageTooLarge
 
@@ -33,11 +34,11 @@ class Link:
         self._network: Network | None = None
         self._members: dict[str, int | None] = {}  # peers of our network -> validator index
 
-    def attach(self, network: Network, topics: Iterable[str]) -> None:
-        """The network is up: follow these topics of it."""
+    def attach(self, network: Network, topics: Mapping[str, Check]) -> None:
+        """The network is up: follow these topics of it, and relay what their checks let pass."""
         self._network = network
-        for topic in topics:
-            network.subscribe(self._topic(topic))
+        for topic, check in topics.items():
+            network.subscribe(self._topic(topic), check)
 
     def topic_of(self, full: str) -> str:
         """Our name of a topic on the wire, which also names the network."""

@@ -20,6 +20,7 @@ TRANSACTIONS_MAX: Final = 512  # in one batch
 TRANSACTION_BYTES_MAX: Final = 60 * 1024  # as chain.evm takes them
 GOSSIP_BYTES_MAX: Final = 64 * 1024
 ATTESTATIONS_MAX: Final = 1024
+GOSSIP_REFUSALS_MAX: Final = 16  # in one message; a validator gossips them one by one
 BLOCKS_MAX: Final = 128  # in one answer
 BLOCKS_BYTES_MAX: Final = 900_000  # of one answer to WantBlocks
 

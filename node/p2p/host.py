@@ -140,10 +140,11 @@ class Network:
             self.send(peer, kind, payload)
 
     # ---- gossip -----------------------------------------------------------------------------------------------------
-    def subscribe(self, topic: str) -> None:
-        """Have GossipReceived for this topic from now on, and pass it on to others."""
+    def subscribe(self, topic: str, check: gossip.Check = gossip.relay_all) -> None:
+        """Have GossipReceived for this topic from now on, and pass on to others what `check` lets pass; see there."""
         if len(topic) > gossip.TOPIC_CHARS_MAX:
             raise ValueError(f"topic of {len(topic)} characters, the limit is {gossip.TOPIC_CHARS_MAX}")
+        self._gossip.checks[topic] = check
         self._gossip_out.send_nowait((topic, None))
 
     async def publish(self, topic: str, payload: bytes) -> None:
