@@ -35,6 +35,8 @@ from node.datasets import Datasets
 from node.driver import drive
 from node.faults import FAULTS, explain
 from node.feed import Feed
+from node.journal import NAME as JOURNAL_NAME
+from node.journal import Journal
 from node.keys import account_address, load_account_key, load_p2p_key, peer_id
 from node.learner_pool import Learner, LearnerConfig, LearnerError, open_learner
 from node.ledger import TOPIC_REFUSALS, TOPIC_TRANSACTIONS, Ledger
@@ -140,6 +142,7 @@ class Node:
             self._on_claim, self._on_refused, time.time, None if index is None else key, index,
         )  # fmt: skip
         self._screen = Screen(self._ledger, lambda: self._feed.jobs)
+        self._journal = Journal(config.directory / JOURNAL_NAME, self._ledger, self._submit, time.time)
         self._account = Account(
             key, address, chain.network.chain_id, chain.network.base_fee_wei,
             load=lambda: store.kv_get("account", address),
@@ -167,12 +170,14 @@ class Node:
         checks = {TOPIC_TRANSACTIONS: self._screen.transactions, TOPIC_REFUSALS: self._screen.refusals}
         self._link.attach(network, checks)
         self._ledger.start(trio.current_time())
+        self._journal.tick()
         nursery.start_soon(self._pump, network)
         nursery.start_soon(self._keep_time)
         nursery.start_soon(self._resend)
         backend: Backend = NodeBackend(
-            config, self._chain, self._ledger, self._link, self._feed, network, self._account, blobs, performer,
-            Datasets(self._store, blobs, exchange), self._scores, nursery.cancel_scope.cancel, time.time, time.time(),
+            config, self._chain, self._ledger, self._link, self._feed, network, self._account, self._journal, blobs,
+            performer, Datasets(self._store, blobs, exchange), self._scores, nursery.cancel_scope.cancel, time.time,
+            time.time(),
         )  # fmt: skip
         await nursery.start(serve_api, config, backend)
         nursery.start_soon(_watch, backend)
@@ -261,6 +266,7 @@ class Node:
         while True:
             await trio.sleep(RESEND_S)
             self._account.resend()
+            self._journal.tick()
 
     def _poke(self) -> None:
         """The ledger was called: it may have other deadlines now, or have caught up."""

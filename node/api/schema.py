@@ -97,7 +97,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """fl_peers: one connected peer. `account` is set when it proved a validator's key."""
+    """fl_peers: one connected peer. `account` and `validator`, its index, are set when it proved a validator's key."""
 
     peer_id: str
     address: str
@@ -105,8 +105,9 @@ class Peer(msgspec.Struct, frozen=True):
     connected_s: float
     bytes_in: int
     bytes_out: int
-    refused: int = 0
+    refused: int = 0  # faults since the node started
     account: Hex | None = None
+    validator: int | None = None
 
 
 class Terms(msgspec.Struct, frozen=True):

@@ -1,0 +1,30 @@
+"""The peers as the API shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from node.api import schema
+from node.link import Link
+from node.p2p.host import Network
+
+
+def peers(network: Network, link: Link, validators: Sequence[bytes]) -> list[schema.Peer]:
+    """Connected peers, validators first by index, then who has been here longest."""
+    found = []
+    for info in network.peers():
+        index = link.index_of(info.peer)
+        found.append(
+            schema.Peer(
+                peer_id=info.peer,
+                address=info.address,
+                direction="in" if info.direction == "inbound" else "out",
+                connected_s=round(info.connected_since_s, 3),
+                bytes_in=info.bytes_in,
+                bytes_out=info.bytes_out,
+                refused=info.refused,
+                account=None if index is None else "0x" + validators[index].hex(),
+                validator=index,
+            )
+        )
+    return sorted(found, key=lambda peer: (peer.validator is None, peer.validator or 0, -peer.connected_s))
