@@ -58,6 +58,7 @@ log = structlog.get_logger()
 ROLE_EVENTS_MAX: Final = 4096
 RESEND_S: Final = 2.0
 WATCH_S: Final = 1.0
+KNOWN_PEERS_NAME: Final = "peers.json"
 
 
 def main(config_path: Path) -> int:
@@ -90,7 +91,7 @@ async def run(config: Config) -> None:
         p2p = msgspec.structs.replace(config.p2p, bootstrap=_bootstrap(config, network_file, peer_id(p2p_seed)))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
-            network = await nursery.start(run_network, p2p, p2p_seed, hello)
+            network = await nursery.start(run_network, p2p, p2p_seed, hello, config.directory / KNOWN_PEERS_NAME)
             await node.start(nursery, network)
     finally:
         store.close()
@@ -241,7 +242,7 @@ class Node:
                     try:
                         self._ledger.peer_connected(peer, self._link.admit(peer, greeting), now)
                     except InvalidMessage as error:
-                        network.disconnect(peer, str(error))
+                        network.turn_away(peer, str(error))
                 case PeerLost(peer=peer):
                     if self._link.lose(peer):
                         self._ledger.peer_lost(peer, now)

@@ -53,9 +53,7 @@ class Link:
         Raises:
             InvalidMessage: it does not belong here, and why.
         """
-        said = wire.decode(greeting, wire.Hello)
-        if said.version != wire.PROTOCOL_VERSION:
-            raise wire.InvalidMessage(f"protocol version {said.version}, here {wire.PROTOCOL_VERSION}")
+        said = wire.decode_hello(greeting)
         if (said.chain_id, said.genesis) != (self._chain.network.chain_id, self._chain.genesis_digest):
             raise wire.InvalidMessage("it follows another network")
         if said.index is not None:
@@ -65,8 +63,8 @@ class Link:
             if not wire.proves(said.proof, addresses[said.index], said.chain_id, said.genesis, peer):
                 raise wire.InvalidMessage(f"wrong proof of being validator {said.index}")
         self._members[peer] = said.index
-        if said.index is not None and self._network is not None:
-            self._network.prioritise(peer)
+        if self._network is not None:
+            self._network.admit(peer, said.index is not None)
         return said.index
 
     def lose(self, peer: str) -> bool:

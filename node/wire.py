@@ -108,6 +108,24 @@ def decode(payload: bytes, kind: type[Message]) -> Message:
         raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
 
 
+def decode_hello(payload: bytes) -> Hello:
+    """A peer's first words, if it speaks this version.
+
+    Whatever a version says in its hello, the first element is its number. So both sides can say what is wrong.
+
+    Raises:
+        InvalidMessage.
+    """
+    try:
+        words = msgspec.msgpack.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        words = None
+    version = words[0] if isinstance(words, list) and words else None
+    if isinstance(version, int) and version != PROTOCOL_VERSION:
+        raise InvalidMessage(f"peer speaks protocol version {version}, here {PROTOCOL_VERSION}")
+    return decode(payload, Hello)
+
+
 def batches(raws: Iterable[bytes]) -> list[bytes]:
     """Transactions messages of at most what gossip carries."""
     groups: list[list[bytes]] = [[]]

@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any, cast
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, cast
 
 import multiaddr
 import structlog
@@ -34,6 +34,7 @@ from libp2p.tools.anyio_service import background_trio_service
 from node.p2p import gossip
 from node.p2p.config import P2PConfig
 from node.p2p.libp2p_noise import Identity
+from node.p2p.peers import Address, parse_address
 from node.p2p.streams import Reader
 from node.p2p.types import ConnectionEnded, NotRelayed, PeerFault
 from node.p2p.yamux import Stream
@@ -41,6 +42,7 @@ from node.p2p.yamux import Stream
 log = structlog.get_logger(__name__)
 logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # what matters is logged here, with the peer's id
 
+ADDRESSES_TOLD_MAX: Final = 16  # looked at in one identity
 OpenStream = Callable[[str, str], Awaitable[Stream]]  # (peer, protocol) -> a stream that speaks it
 
 
@@ -306,6 +308,19 @@ async def open_gossip(
     async with background_trio_service(pubsub), background_trio_service(cast(Any, pubsub.router)):
         await pubsub.wait_until_ready()
         yield pubsub
+
+
+def told_addresses(text: bytes) -> list[Address]:
+    """The TCP addresses in an answer to /ipfs/id/1.0.0; what is none of ours to dial is left out. Raises PeerFault."""
+    try:
+        listed = Identify.FromString(text).listen_addrs
+    except DecodeError:
+        raise PeerFault("an identity that is not protobuf") from None
+    found = []
+    for data in listed[:ADDRESSES_TOLD_MAX]:
+        with suppress(Exception):  # whichever a stranger's bytes provoke in the library
+            found.append(parse_address(str(multiaddr.Multiaddr(data))))
+    return found
 
 
 def describe(identity: Identity, addresses: tuple[str, ...], protocols: tuple[str, ...]) -> bytes:
