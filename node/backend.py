@@ -119,6 +119,9 @@ class NodeBackend:
     async def peers(self) -> list[schema.Peer]:
         return peer_screen.peers(self.network, self.link, self.chain.network.validator_addresses)
 
+    async def known_peers(self) -> list[schema.KnownPeer]:
+        return peer_screen.known_peers(self.network, self.clock())
+
     async def jobs(self) -> list[schema.JobSummary]:
         return [job_screen.summary(job, self.scores) for _, job in sorted(self.feed.jobs.by_id.items(), reverse=True)]
 

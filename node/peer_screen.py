@@ -28,3 +28,20 @@ def peers(network: Network, link: Link, validators: Sequence[bytes]) -> list[sch
             )
         )
     return sorted(found, key=lambda peer: (peer.validator is None, peer.validator or 0, -peer.connected_s))
+
+
+def known_peers(network: Network, now: float) -> list[schema.KnownPeer]:
+    """The peer book; `now` in unix seconds."""
+    return [
+        schema.KnownPeer(
+            peer_id=known.peer,
+            address=str(known.address),
+            validator=known.validator,
+            connected=network.is_connected(known.peer),
+            met_s=None if known.proven_at is None else round(max(now - known.proven_at, 0.0), 1),
+            told_s=round(max(now - known.told_at, 0.0), 1),
+            failures=known.failures,
+            retry_in_s=round(max(known.retry_at - now, 0.0), 1),
+        )
+        for known in network.known()
+    ]

@@ -43,7 +43,13 @@ class Backend(Protocol):
 
     async def status(self) -> schema.Status: ...
 
-    async def peers(self) -> list[schema.Peer]: ...
+    async def peers(self) -> list[schema.Peer]:
+        """Connected ones, validators first."""
+        ...
+
+    async def known_peers(self) -> list[schema.KnownPeer]:
+        """The peer book, peers that were met first."""
+        ...
 
     async def jobs(self) -> list[schema.JobSummary]:
         """Newest first."""

@@ -110,6 +110,19 @@ class Peer(msgspec.Struct, frozen=True):
     validator: int | None = None
 
 
+class KnownPeer(msgspec.Struct, frozen=True):
+    """fl_knownPeers: an entry of the peer book. `met_s` ago a dial of this address led to the peer; None: never."""
+
+    peer_id: str
+    address: str
+    validator: bool  # it proved a validator's key there
+    connected: bool
+    met_s: float | None
+    told_s: float
+    failures: int = 0  # dials in vain since
+    retry_in_s: float = 0.0
+
+
 class Terms(msgspec.Struct, frozen=True):
     """What a replicated job promises and demands; the contract checks it again."""
 
