@@ -1,15 +1,24 @@
 """Transactions that wait: bounded, per sender in nonce order, across senders by what they pay. Pure.
 
 A sender's transactions queue by nonce from the account's finalised nonce on; only those without a gap before them are
-candidates. A full pool lets the worst-paying tail of another sender's queue go for a better-paying newcomer, never the
-front of a queue, which would strand what waits behind it.
+candidates. Room in a full pool is made at the tail of a queue, never at its front, which would strand what waits
+behind it, and by these rules, in this order:
+
+1. Whoever holds most gives way, whatever it pays, as long as it has two transactions and holds more than the newcomer's
+   sender then would. What a sender holds is its share of the count or of the bytes, the larger one (Ghodsi et al.,
+   Dominant Resource Fairness, NSDI 2011).
+2. The newcomer's sender gives up what waits behind the newcomer.
+3. A sender that has nothing here yet may outbid one transaction of a sender that holds as much as it then would.
+
+So whatever one sender sends and pays, it holds no more than the others leave, keeps no newcomer out, and takes at most
+one place of somebody who has only one.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from chain.types import InvalidTransaction, Transaction
@@ -34,11 +43,26 @@ class _Entry:
     def cost(self) -> int:
         return _cost(self.transaction)
 
+    @property
+    def size(self) -> int:
+        return len(self.transaction.raw)
+
 
 @dataclass(slots=True)
 class _Queue:
     nonce: int  # the account's, finalised
     entries: dict[int, _Entry]  # by nonce
+    size: int = 0  # bytes
+
+    def without(self, gone: _Entry) -> _Queue:
+        """What it would be, were this entry gone already."""
+        rest = {nonce: entry for nonce, entry in self.entries.items() if entry is not gone}
+        return _Queue(self.nonce, rest, self.size - gone.size)
+
+    @property
+    def tail(self) -> _Entry:
+        """The entry of the highest nonce."""
+        return self.entries[max(self.entries)]
 
 
 class Mempool:
@@ -97,14 +121,15 @@ class Mempool:
         queue = self._queues.get(transaction.sender, _Queue(account_nonce, {}))
         replaced = queue.entries.get(transaction.nonce)
         self._check(transaction, queue, max(account_nonce, queue.nonce), balance, replaced)
-        freed = [] if replaced is None else [replaced.transaction]
-        freed += self._make_room(transaction, freed)
-        for victim in freed:
+        victims = [] if replaced is None else [replaced.transaction]
+        victims += self._make_room(transaction, queue, replaced)
+        for victim in victims:
             self._drop(victim)
         self._arrivals += 1
         self._by_hash[transaction.hash] = transaction
         self._bytes += len(transaction.raw)
         queue.entries[transaction.nonce] = _Entry(transaction, now, self._arrivals)
+        queue.size += len(transaction.raw)
         self._queues[transaction.sender] = queue
         self.version += 1
         self.set_nonce(transaction.sender, account_nonce)
@@ -182,42 +207,86 @@ class Mempool:
             if transaction.fee * 100 < old.fee * (100 + REPLACE_PERCENT) or transaction.tip < old.tip:
                 raise InvalidTransaction(f"another transaction waits on this nonce; offer {REPLACE_PERCENT} % more fee")
 
-    def _make_room(self, newcomer: Transaction, freed: list[Transaction]) -> list[Transaction]:
-        """Whom to let go so that the newcomer fits in once `freed` are gone: tails that pay less than it does."""
-        count = len(self) + 1 - len(freed)
-        size = self._bytes + len(newcomer.raw) - sum(len(gone.raw) for gone in freed)
-        if count <= self.limits.transactions_max and size <= self.limits.bytes_max:
-            return []
-        victims: list[Transaction] = []
-        tails = [self._tail(sender, -1) for sender in self._queues if sender != newcomer.sender]
-        heap = [(self._price(entry.transaction), -entry.order, entry) for entry in tails if entry is not None]
-        heapq.heapify(heap)
-        while count > self.limits.transactions_max or size > self.limits.bytes_max:
-            if not heap or heap[0][0] >= self._price(newcomer):
-                raise InvalidTransaction("the pool is full of transactions that pay as much or more")
-            _, _, entry = heapq.heappop(heap)
-            victim = entry.transaction
-            victims.append(victim)
-            count -= 1
-            size -= len(victim.raw)
-            if (following := self._tail(victim.sender, victim.nonce)) is not None:
-                heapq.heappush(heap, (self._price(following.transaction), -following.order, following))
-        return victims
+    def _make_room(self, newcomer: Transaction, own: _Queue, replaced: _Entry | None) -> list[Transaction]:
+        """Whom to let go, beside the one replaced, so that the newcomer fits in; see the module's rules.
 
-    def _tail(self, sender: bytes, below: int) -> _Entry | None:
-        """The sender's entry of the highest nonce, below `below` unless that is -1."""
-        entries = self._queues[sender].entries
-        nonce = max((at for at in entries if below < 0 or at < below), default=None)
-        return None if nonce is None else entries[nonce]
+        Args:
+            own: the sender's queue.
+
+        Raises:
+            InvalidTransaction: nobody has to make room for it.
+        """
+        room = _Room(
+            self.limits, len(self) + 1 - (replaced is not None),
+            self._bytes + len(newcomer.raw) - (0 if replaced is None else replaced.size),
+        )  # fmt: skip
+        if room.fits:
+            return []
+        if replaced is not None:
+            own = own.without(replaced)
+        share = room.share(len(own.entries) + 1, own.size + len(newcomer.raw))
+        others = {sender: queue for sender, queue in self._queues.items() if sender != newcomer.sender}
+        large = ((sender, queue) for sender, queue in others.items() if len(queue.entries) > 1)
+        heap = [(-room.share_of(queue), self._offer(queue.tail), sender) for sender, queue in large]
+        heapq.heapify(heap)
+        while not room.fits and heap and -heap[0][0] > share:
+            sender = heapq.heappop(heap)[2]
+            queue = others[sender] = room.without_tail(others[sender])
+            if len(queue.entries) > 1:
+                heapq.heappush(heap, (-room.share_of(queue), self._offer(queue.tail), sender))
+        first = not own.entries and replaced is None
+        while not room.fits and own.entries and own.tail.transaction.nonce > newcomer.nonce:
+            own = room.without_tail(own)
+        if not room.fits and first:
+            equals = (queue for queue in others.values() if room.share_of(queue) >= share)
+            outbid = min(equals, key=lambda queue: self._offer(queue.tail), default=own)
+            if outbid is not own and self._price(outbid.tail.transaction) < self._price(newcomer):
+                room.without_tail(outbid)
+        if not room.fits:
+            raise InvalidTransaction("the pool is full of transactions that have as much right to be there")
+        return room.victims
+
+    def _offer(self, entry: _Entry) -> tuple[int, int]:
+        """Orders tails: the worst-paying first, of those the youngest; no two are equal."""
+        return self._price(entry.transaction), -entry.order
 
     def _drop(self, transaction: Transaction) -> None:
         queue = self._queues[transaction.sender]
-        del queue.entries[transaction.nonce]
+        queue.size -= queue.entries.pop(transaction.nonce).size
         if not queue.entries:
             del self._queues[transaction.sender]
         del self._by_hash[transaction.hash]
         self._bytes -= len(transaction.raw)
         self.version += 1
+
+
+@dataclass(slots=True)
+class _Room:
+    """A pool that is too full by one newcomer, while it is decided who leaves."""
+
+    limits: MempoolLimits
+    count: int
+    size: int
+    victims: list[Transaction] = field(default_factory=list)
+
+    @property
+    def fits(self) -> bool:
+        return self.count <= self.limits.transactions_max and self.size <= self.limits.bytes_max
+
+    def share(self, count: int, size: int) -> int:
+        """Of the pool, by count or by bytes, in units of 1 / (transactions_max * bytes_max)."""
+        return max(count * self.limits.bytes_max, size * self.limits.transactions_max)
+
+    def share_of(self, queue: _Queue) -> int:
+        return self.share(len(queue.entries), queue.size)
+
+    def without_tail(self, queue: _Queue) -> _Queue:
+        """Let the last one of a queue go; what is left of it."""
+        entry = queue.tail
+        self.count -= 1
+        self.size -= entry.size
+        self.victims.append(entry.transaction)
+        return queue.without(entry)
 
 
 def _cost(transaction: Transaction) -> int:

@@ -16,8 +16,9 @@ from cli.errors import NODE_ERROR, USER_ERROR, CommandError
 from cli.init import init
 from cli.job import job
 from cli.output import colours
+from cli.peers import peers
 from cli.start import start, stop
-from cli.status import peers, status
+from cli.status import status
 from cli.testnet import testnet
 from cli.validator import validator
 from node.config import ConfigError

@@ -1,4 +1,4 @@
-"""flnode status, flnode peers"""
+"""flnode status"""
 
 from __future__ import annotations
 
@@ -26,38 +26,6 @@ def status(client: Client, as_json: bool) -> None:
         print_json(found)
     else:
         stdout().print(_screen(found))
-
-
-@click.command()
-@node_command
-def peers(client: Client, as_json: bool) -> None:
-    """The peers that the node is connected to.
-
-    \b
-    flnode peers --config ~/mynode
-    """
-    found = client.call("fl_peers", list[schema.Peer])
-    if as_json:
-        print_json(found)
-        return
-    columns = ("PEER", "DIRECTION", "CONNECTED", ">IN", ">OUT", ">REFUSED", "VALIDATOR", "ADDRESS")
-    rows = [
-        (
-            peer.peer_id,
-            peer.direction,
-            duration(peer.connected_s),
-            mebibytes(peer.bytes_in),
-            mebibytes(peer.bytes_out),
-            peer.refused,
-            peer.account or "",
-            peer.address,
-        )
-        for peer in found
-    ]
-    if rows:
-        stdout().print(table(columns, rows))
-    else:
-        click.echo("no peers are connected")
 
 
 def _screen(s: schema.Status) -> Table:

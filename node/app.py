@@ -36,6 +36,8 @@ from node.driver import drive
 from node.faults import FAULTS, explain
 from node.feed import Feed
 from node.importer import parse_checkpoint
+from node.journal import NAME as JOURNAL_NAME
+from node.journal import Journal
 from node.keys import account_address, load_account_key, load_p2p_key, peer_id
 from node.learner_pool import Learner, LearnerConfig, LearnerError, open_learner
 from node.ledger import TOPIC_REFUSALS, TOPIC_TRANSACTIONS, Ledger
@@ -45,6 +47,7 @@ from node.p2p.types import GossipReceived, MessageReceived, PeerConnected, PeerL
 from node.performer import Performer
 from node.roles import attestor, learning_server, misbehaviour, worker
 from node.roles.common import ChainAdvanced
+from node.screen import Screen
 from node.version import VERSION
 from node.wire import InvalidMessage
 from node.workshop import ThreadWorkshop
@@ -57,6 +60,7 @@ log = structlog.get_logger()
 ROLE_EVENTS_MAX: Final = 4096
 RESEND_S: Final = 2.0
 WATCH_S: Final = 1.0
+KNOWN_PEERS_NAME: Final = "peers.json"
 
 
 def main(config_path: Path) -> int:
@@ -88,7 +92,7 @@ async def run(config: Config) -> None:
         p2p = msgspec.structs.replace(config.p2p, bootstrap=_bootstrap(config, network_file, peer_id(p2p_seed)))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
-            network = await nursery.start(run_network, p2p, p2p_seed, hello)
+            network = await nursery.start(run_network, p2p, p2p_seed, hello, config.directory / KNOWN_PEERS_NAME)
             await node.start(nursery, network)
     finally:
         store.close()
@@ -128,6 +132,8 @@ class Node:
             self._on_claim, self._on_refused, time.time, key if config.has_role("validator") else None,
             parse_checkpoint(config.node.checkpoint),
         )  # fmt: skip
+        self._screen = Screen(self._ledger, lambda: self._feed.jobs)
+        self._journal = Journal(config.directory / JOURNAL_NAME, self._ledger, self._submit, time.time)
         self._account = Account(
             key, address, chain.network.chain_id, chain.network.base_fee_wei,
             load=lambda: store.kv_get("account", address),
@@ -152,15 +158,18 @@ class Node:
         self._feed.replay()
         self._account.on_finalised(self._chain.nonce(self._address))
         self._start_roles(nursery, performer)
-        self._link.attach(network, (TOPIC_TRANSACTIONS, TOPIC_REFUSALS))
+        checks = {TOPIC_TRANSACTIONS: self._screen.transactions, TOPIC_REFUSALS: self._screen.refusals}
+        self._link.attach(network, checks)
         self._ledger.start(trio.current_time())
         nursery.start_soon(self._workshop.run)
+        self._journal.tick()
         nursery.start_soon(self._pump, network)
         nursery.start_soon(self._keep_time)
         nursery.start_soon(self._resend)
         backend: Backend = NodeBackend(
-            config, self._chain, self._ledger, self._link, self._feed, network, self._account, blobs, performer,
-            Datasets(self._store, blobs, exchange), self._scores, nursery.cancel_scope.cancel, time.time, time.time(),
+            config, self._chain, self._ledger, self._link, self._feed, network, self._account, self._journal, blobs,
+            performer, Datasets(self._store, blobs, exchange), self._scores, nursery.cancel_scope.cancel, time.time,
+            time.time(),
         )  # fmt: skip
         await nursery.start(serve_api, config, backend)
         nursery.start_soon(_watch, backend)
@@ -224,7 +233,7 @@ class Node:
                     try:
                         self._ledger.peer_connected(peer, self._link.admit(peer, greeting), now)
                     except InvalidMessage as error:
-                        network.disconnect(peer, str(error))
+                        network.turn_away(peer, str(error))
                 case PeerLost(peer=peer):
                     if self._link.lose(peer):
                         self._ledger.peer_lost(peer, now)
@@ -249,6 +258,7 @@ class Node:
         while True:
             await trio.sleep(RESEND_S)
             self._account.resend()
+            self._journal.tick()
 
     def _poke(self) -> None:
         """The ledger was called: it may have other deadlines now, or have caught up."""
@@ -276,6 +286,7 @@ class Node:
             _offer(self._attestor, attestor.ClaimFound(digest, claim))
 
     def _on_refused(self, claim: bytes) -> None:
+        self._screen.forget_claiming(claim)
         self._account.on_refused(claim)
 
     def _outcome(self, transaction: bytes) -> bool | None:

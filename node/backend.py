@@ -17,7 +17,7 @@ from learner import manifest as manifests
 from learner.card import Card
 from learner.errors import InvalidDataset, InvalidManifest
 from learner.manifest import Manifest
-from node import job_screen
+from node import job_screen, peer_screen
 from node.account import Account, QueueFull, Receipt, TransactionFailed
 from node.api import schema
 from node.api.backend import BackendError, NotFound
@@ -26,6 +26,7 @@ from node.config import Config
 from node.datasets import Datasets
 from node.feed import Feed
 from node.jobs import JobView
+from node.journal import Journal, JournalFull
 from node.learner_pool import LearnerError
 from node.ledger import Ledger
 from node.link import Link
@@ -53,6 +54,7 @@ class NodeBackend:
     feed: Feed
     network: Network
     account_queue: Account
+    journal: Journal
     blobs: BlobStore
     performer: Performer
     named: Datasets
@@ -69,7 +71,12 @@ class NodeBackend:
         return self.ledger.mempool.next_nonce(address, self.chain.nonce(address))
 
     async def submit_transaction(self, raw: bytes) -> bytes:
-        return self.ledger.submit(raw, trio.current_time())
+        try:
+            return self.journal.submit(raw)
+        except JournalFull as error:
+            raise BackendError(str(error)) from None
+        except OSError as error:
+            raise BackendError(f"it is on its way, but cannot be kept: {error.strerror or error}") from None
 
     async def status(self) -> schema.Status:
         chain, ledger = self.chain, self.ledger
@@ -112,20 +119,10 @@ class NodeBackend:
         )
 
     async def peers(self) -> list[schema.Peer]:
-        accounts = self._validators_connected()
-        return [
-            schema.Peer(
-                peer_id=info.peer,
-                address=info.address,
-                direction="in" if info.direction == "inbound" else "out",
-                connected_s=round(info.connected_since_s, 3),
-                bytes_in=info.bytes_in,
-                bytes_out=info.bytes_out,
-                refused=info.refused,
-                account=_hex(accounts[info.peer]) if info.peer in accounts else None,
-            )
-            for info in self.network.peers()
-        ]
+        return peer_screen.peers(self.network, self.link, self.chain.epochs.present.validators)
+
+    async def known_peers(self) -> list[schema.KnownPeer]:
+        return peer_screen.known_peers(self.network, self.clock())
 
     def _validators_connected(self) -> dict[str, bytes]:
         """The accounts of the peers that proved a validator's key, by peer."""

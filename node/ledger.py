@@ -101,7 +101,7 @@ class Ledger:
         self._catch_up = CatchUp(chain, network, workshop, checkpoint, self._imported, self._answer_worked)
         self._repeat_at: float | None = None
         self._repeats = Repeats()
-        self._refused_transactions: BoundedDict[bytes, bytes] = BoundedDict(REFUSED_MAX)  # -> the claim
+        self.refused_transactions: BoundedDict[bytes, bytes] = BoundedDict(REFUSED_MAX)  # -> the claim
         self._now = 0.0
         self._index: int | None
         self.validator: Validator | None
@@ -118,12 +118,12 @@ class Ledger:
         epoch, own = self.chain.epochs.present, self._own_address
         self._addresses = epoch.validators
         self._index = epoch.validators.index(own) if own in epoch.validators else None
-        self._attested = claims.Attestations(len(epoch.validators), epoch.quorum)
+        self.attested = claims.Attestations(len(epoch.validators), epoch.quorum)
         self._catch_up.as_validator(self._index is not None)
         self.validator = None
         if self._key is not None and self._index is not None:
             self.validator = Validator(
-                self.chain, self._store, self.mempool, self._attested, self._key, self._index, self._wire,
+                self.chain, self._store, self.mempool, self.attested, self._key, self._index, self._wire,
                 self._workshop, self._finalised, self._on_claim, self._clock,
             )  # fmt: skip
 
@@ -231,7 +231,7 @@ class Ledger:
             digest = keccak(raw)
             if digest in self.mempool:
                 continue
-            if (claim := self._refused_transactions.get(digest)) is not None:
+            if (claim := self.refused_transactions.get(digest)) is not None:
                 self._tell_refusals(peer, claim)
                 continue
             transaction = self.chain.decode_transaction(raw)
@@ -285,25 +285,25 @@ class Ledger:
         if not verdict:
             self._wire.gossip(TOPIC_REFUSALS, payload)
         self._attest(attestation)
-        if self._attested.refused(claim):
+        if self.attested.refused(claim):
             self._on_refused(claim)
 
     def _take_attestations(self, payload: bytes) -> None:
         items = wire.decode(payload, wire.Attestations).items
         for attestation in map(wire.from_wire, items):
-            if attestation not in self._attested.of(attestation.claim):
+            if attestation not in self.attested.of(attestation.claim):
                 claims.verify_attestation(attestation, self._addresses)
                 self._attest(attestation)
         for claim in {item.claim for item in items if not item.verdict}:
-            if self._attested.refused(claim):
+            if self.attested.refused(claim):
                 self._on_refused(claim)
 
     def _attest(self, attestation: Attestation) -> None:
-        if not self._attested.add(attestation):
+        if not self.attested.add(attestation):
             return
         claim = attestation.claim
         own_refusal = attestation.signer == self._index and not attestation.verdict
-        if own_refusal or self._attested.refused(claim):
+        if own_refusal or self.attested.refused(claim):
             self._drop_claiming(claim)
         if self.validator is not None:
             self.validator.attested(self._now)
@@ -313,17 +313,17 @@ class Ledger:
             return
         for transaction in self.validator.transactions_claiming(claim):
             self.mempool.remove(transaction)
-            self._refused_transactions[transaction] = claim
+            self.refused_transactions[transaction] = claim
 
     def _tell_refusals(self, peer: str, claim: bytes) -> None:
         """Somebody still sends a transaction whose claim is false: show it who says so."""
-        items = tuple(wire.to_wire(a) for a in self._attested.of(claim) if not a.verdict)
+        items = tuple(wire.to_wire(a) for a in self.attested.of(claim) if not a.verdict)
         if items:
             self._wire.to_peer(peer, wire.ATTESTATIONS, wire.encode(wire.Attestations(items)))
 
     def _send_attestations(self, index: int) -> None:
         assert self._index is not None
-        items = tuple(map(wire.to_wire, self._attested.by(self._index)))[-wire.ATTESTATIONS_MAX :]
+        items = tuple(map(wire.to_wire, self.attested.by(self._index)))[-wire.ATTESTATIONS_MAX :]
         if items:
             self._wire.to_validator(index, wire.ATTESTATIONS, wire.encode(wire.Attestations(items)))
 
@@ -334,7 +334,7 @@ class Ledger:
                 if (transaction := self.mempool.get(digest)) is not None:
                     self.mempool.set_nonce(transaction.sender, transaction.nonce + 1)
             for claim in self.chain.claims(block.head.digest):
-                self._attested.forget(self.chain.claim_digest(claim))
+                self.attested.forget(self.chain.claim_digest(claim))
             log.info("block.finalised", number=block.head.number, view=block.head.view, txs=len(block.transactions))
         head = blocks[-1].head
         self._catch_up.sync.advance(head.number, self._now)
@@ -345,7 +345,7 @@ class Ledger:
 
     def _begin_epoch(self) -> None:
         """Another list of validators; what this one attested it attests again, by its new place in the list."""
-        own = () if self._index is None else self._attested.by(self._index)
+        own = () if self._index is None else self.attested.by(self._index)
         self._enter_epoch()
         epoch = self.chain.epochs.present
         log.info(

@@ -6,13 +6,14 @@ peer of another network or version is told so and dropped; nothing it sent reach
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import structlog
 
 from chain.chain import Chain
 from chain.header import address_of_secret
 from node import wire
+from node.p2p.gossip import Check
 from node.p2p.host import Network
 from node.p2p.types import MessageTooLarge
 
@@ -35,11 +36,11 @@ class Link:
         self._network: Network | None = None
         self._members: dict[str, bytes | None] = {}  # peers of our network -> the address whose key they proved
 
-    def attach(self, network: Network, topics: Iterable[str]) -> None:
-        """The network is up: follow these topics of it."""
+    def attach(self, network: Network, topics: Mapping[str, Check]) -> None:
+        """The network is up: follow these topics of it, and relay what their checks let pass."""
         self._network = network
-        for topic in topics:
-            network.subscribe(self._topic(topic))
+        for topic, check in topics.items():
+            network.subscribe(self._topic(topic), check)
 
     def topic_of(self, full: str) -> str:
         """Our name of a topic on the wire, which also names the network."""
@@ -54,9 +55,7 @@ class Link:
         Raises:
             InvalidMessage: it does not belong here, and why.
         """
-        said = wire.decode(greeting, wire.Hello)
-        if said.version != wire.PROTOCOL_VERSION:
-            raise wire.InvalidMessage(f"protocol version {said.version}, here {wire.PROTOCOL_VERSION}")
+        said = wire.decode_hello(greeting)
         if (said.chain_id, said.genesis) != (self._chain.network.chain_id, self._chain.genesis_digest):
             raise wire.InvalidMessage("it follows another network")
         if said.validator is not None:
@@ -65,12 +64,12 @@ class Link:
             if not wire.proves(said.proof, said.validator, said.chain_id, said.genesis, peer):
                 raise wire.InvalidMessage(f"wrong proof of having the key of 0x{said.validator.hex()}")
         self._members[peer] = said.validator
-        self._prioritise(peer)
+        self._tell_network(peer)
         return self.index_of(peer)
 
-    def _prioritise(self, peer: str) -> None:
-        if self._network is not None and self.index_of(peer) is not None:
-            self._network.prioritise(peer)
+    def _tell_network(self, peer: str) -> None:
+        if self._network is not None:
+            self._network.admit(peer, self.index_of(peer) is not None)
 
     def lose(self, peer: str) -> bool:
         """The peer is gone; whether it had been admitted."""
@@ -98,7 +97,7 @@ class Link:
 
     def epoch_began(self) -> None:
         for peer in self._members:
-            self._prioritise(peer)
+            self._tell_network(peer)
 
     def to_validator(self, index: int, kind: str, payload: bytes) -> None:
         wanted = self._chain.epochs.present.validators[index]

@@ -20,6 +20,7 @@ TRANSACTIONS_MAX: Final = 512  # in one batch
 TRANSACTION_BYTES_MAX: Final = 60 * 1024  # as chain.evm takes them
 GOSSIP_BYTES_MAX: Final = 64 * 1024
 ATTESTATIONS_MAX: Final = 1024
+GOSSIP_REFUSALS_MAX: Final = 16  # in one message; a validator gossips them one by one
 BLOCKS_MAX: Final = 128  # asked for at once
 ITEMS_MAX: Final = 1024  # in one answer: with the empty blocks that prove the last one of an epoch
 BLOCKS_BYTES_MAX: Final = 900_000  # of one answer to WantBlocks
@@ -106,6 +107,24 @@ def decode(payload: bytes, kind: type[Message]) -> Message:
         return msgspec.msgpack.decode(payload, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is a DecodeError
         raise InvalidMessage(f"not a {kind.__name__}: {error}") from None
+
+
+def decode_hello(payload: bytes) -> Hello:
+    """A peer's first words, if it speaks this version.
+
+    Whatever a version says in its hello, the first element is its number. So both sides can say what is wrong.
+
+    Raises:
+        InvalidMessage.
+    """
+    try:
+        words = msgspec.msgpack.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        words = None
+    version = words[0] if isinstance(words, list) and words else None
+    if isinstance(version, int) and version != PROTOCOL_VERSION:
+        raise InvalidMessage(f"peer speaks protocol version {version}, here {PROTOCOL_VERSION}")
+    return decode(payload, Hello)
 
 
 def batches(raws: Iterable[bytes]) -> list[bytes]:

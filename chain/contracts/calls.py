@@ -71,6 +71,18 @@ def reveal(
     return _call("reveal", gas, job, round_, attempt, r, mask, update_digest)
 
 
+def decode_reveal(data: bytes) -> tuple[int, int, int, bytes, bytes, bytes] | None:
+    """(job, round, attempt, R, S, update digest) of a call that `reveal` encoded; None for other calldata."""
+    _, selector, types = _FUNCTIONS["reveal"]
+    if data[:4] != selector or len(data) < 4 + 32 * 7:
+        return None
+    words = [data[at : at + 32] for at in range(4, 4 + 32 * 7, 32)]
+    numbers = [int.from_bytes(word, "big") for word in words]
+    mask = data[4 + 32 * 7 :][: min(numbers[6], len(data))]
+    found = (numbers[0], numbers[1], numbers[2], words[3], mask, words[5])
+    return found if encode(selector, types, found) == data else None
+
+
 def finalise(job: int, round_: int, attempt: int, stop: bool) -> Call:
     return _call("finalise", OPENING_GAS, job, round_, attempt, stop)
 

@@ -34,7 +34,7 @@ class Backend(Protocol):
         ...
 
     async def submit_transaction(self, raw: bytes) -> bytes:
-        """Admit a foreign signed transaction to the mempool and forward it; its hash.
+        """Admit a client's signed transaction, keep it over restarts until it is final, and forward it; its hash.
 
         Raises:
             chain.types.InvalidTransaction: the reason is shown to the sender.
@@ -43,7 +43,13 @@ class Backend(Protocol):
 
     async def status(self) -> schema.Status: ...
 
-    async def peers(self) -> list[schema.Peer]: ...
+    async def peers(self) -> list[schema.Peer]:
+        """Connected ones, validators first."""
+        ...
+
+    async def known_peers(self) -> list[schema.KnownPeer]:
+        """The peer book, peers that were met first."""
+        ...
 
     async def jobs(self) -> list[schema.JobSummary]:
         """Newest first."""

@@ -118,6 +118,7 @@ def fl_methods(backend: Backend) -> dict[str, Method]:
     return {
         "fl_status": method(NoParams, lambda p: backend.status()),
         "fl_peers": method(NoParams, lambda p: backend.peers()),
+        "fl_knownPeers": method(NoParams, lambda p: backend.known_peers()),
         "fl_jobs": method(NoParams, lambda p: backend.jobs()),
         "fl_job": method(_Job, lambda p: backend.job(p.id)),
         "fl_jobEvents": method(_JobEvents, lambda p: backend.job_events(p.id, p.after, p.wait_s)),

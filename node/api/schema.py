@@ -13,8 +13,12 @@ import msgspec
 from msgspec import Meta
 
 from learner.card import Card
+from node.api.schema_network import Equivocation, Hex, KnownPeer, Peer, Proposal, ValidatorInfo, Validators
 
-Hex = str
+__all__ = [
+    "Equivocation", "KnownPeer", "Peer", "Proposal", "ValidatorInfo", "Validators",
+]  # fmt: skip # what is handed on; the rest is here
+
 Wei = str
 JobState = Literal["waiting", "running", "closing", "ended"]  # closing: ended, but its last rounds take late reveals
 Phase = Literal["WAITING", "COMMIT", "REVEAL", "AUDIT", "SETTLED", "VOID", "CLOSED"]
@@ -94,19 +98,6 @@ class Status(msgspec.Struct, frozen=True):
     waiting_for: str | None = None
     waiting_since_s: float | None = None
     refused: dict[str, int] = msgspec.field(default_factory=dict)  # malformed or invalid input, by kind
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """fl_peers: one connected peer. `account` is set when it proved a validator's key."""
-
-    peer_id: str
-    address: str
-    direction: Literal["in", "out"]
-    connected_s: float
-    bytes_in: int
-    bytes_out: int
-    refused: int = 0
-    account: Hex | None = None
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -348,50 +339,6 @@ class Prediction(msgspec.Struct, frozen=True):
     round: int
     update_digest: Hex
     classes: list[int]
-
-
-class ValidatorInfo(msgspec.Struct, frozen=True):
-    """One validator of the present epoch; `me` if it is this node, which is then `connected` too."""
-
-    address: Hex
-    connected: bool
-    me: bool
-
-
-class Proposal(msgspec.Struct, frozen=True):
-    """An open change of the validators. It is made as soon as `needed` of them have approved it."""
-
-    id: int
-    subject: Hex
-    admit: bool  # else it removes `subject`
-    proposer: Hex
-    approvals: list[Hex]  # by whom, the proposer's included
-    needed: int
-    approved: bool  # by this node
-
-
-class Equivocation(msgspec.Struct, frozen=True):
-    """Two votes of one validator and view that no honest one casts both; docs/PROTOCOL.md says what they sign."""
-
-    epoch: int
-    view: int
-    validator: Hex
-    kinds: list[str]  # notarise, finalise or timeout
-    digests: list[Hex]  # of blocks; zeros for a timeout
-    signatures: list[Hex]
-
-
-class Validators(msgspec.Struct, frozen=True):
-    """fl_validators: who proposes and votes in the present epoch, by index, and the open proposals, oldest first.
-
-    `evidence` is what this node has seen itself: one pair for each validator that lied, and epoch.
-    """
-
-    epoch: int
-    quorum: int  # votes in a certificate
-    validators: list[ValidatorInfo]
-    proposals: list[Proposal]
-    evidence: list[Equivocation]
 
 
 class Stopping(msgspec.Struct, frozen=True):

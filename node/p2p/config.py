@@ -19,6 +19,16 @@ class P2PConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     listen: Annotated[str, Meta(description="Port 0: any free port.")] = "/ip4/127.0.0.1/tcp/0"
     bootstrap: Annotated[tuple[str, ...], Meta(description="Dialled for ever; best with /p2p/PEER at the end.")] = ()
 
+    announce: Annotated[
+        tuple[str, ...], Meta(description="Where peers are told to dial this node; empty: where it listens.")
+    ] = ()
+
+    peers_wanted: Annotated[
+        int, Meta(ge=0, description="While fewer are connected, known peers are dialled, besides those in bootstrap.")
+    ] = 8
+    known_max: Annotated[
+        int, Meta(gt=0, description="Addresses to remember of peers met there; as many that peers only told of.")
+    ] = 512
     peers_max: Annotated[
         int, Meta(gt=0, description="Connections of both directions; addresses in bootstrap are dialled regardless.")
     ] = 64
@@ -63,7 +73,15 @@ class P2PConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     redial_min_s: Annotated[
         float, Meta(gt=0, description="First pause after a failed dial; doubles with every failure.")
     ] = 0.1
-    redial_max_s: Annotated[float, Meta(gt=0, description="Longest pause between dials.")] = 1.0
+    redial_max_s: Annotated[
+        float, Meta(gt=0, description="Longest pause between dials of a bootstrap address where nobody is.")
+    ] = 1.0
+    redial_foreign_s: Annotated[
+        float, Meta(gt=0, description="Longest pause where somebody is who is not of our network, or sends us away.")
+    ] = 60.0
+    known_redial_max_s: Annotated[
+        float, Meta(gt=0, description="Longest pause between dials of a known peer that is not in bootstrap.")
+    ] = 600.0
 
     refusals_max: Annotated[int, Meta(gt=0, description="Faults within ban_s seconds that get a peer banned.")] = 100
     ban_s: Annotated[float, Meta(gt=0, description="Seconds for which a banned peer is not let in.")] = 60.0
@@ -91,12 +109,15 @@ class P2PConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     blob_chunks_timeout_s: Annotated[float, Meta(gt=0, description="For one request of up to 4 MiB of leaves.")] = 30.0
 
     def __post_init__(self) -> None:
-        for key, text in (("listen", self.listen), *(("bootstrap", text) for text in self.bootstrap)):
+        lists = {"listen": (self.listen,), "bootstrap": self.bootstrap, "announce": self.announce}
+        for key, text in ((key, text) for key, texts in lists.items() for text in texts):
             try:
                 parse_address(text)
             except ValueError as error:
                 raise ValueError(f"p2p.{key}: {error}") from None
         if self.redial_min_s > self.redial_max_s:
             raise ValueError("p2p.redial_min_s: is above redial_max_s")
+        if self.redial_min_s > self.redial_foreign_s:
+            raise ValueError("p2p.redial_min_s: is above redial_foreign_s")
         if self.keepalive_s >= self.silence_max_s:
             raise ValueError("p2p.keepalive_s: must be below silence_max_s")

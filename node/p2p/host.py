@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import random
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
+from node.bounded import BoundedDict
 from node.p2p import gossip
+from node.p2p.addresses import Known
 from node.p2p.config import P2PConfig
+from node.p2p.dialler import Dialler
 from node.p2p.events import EventQueue
 from node.p2p.libp2p_gossip import Gossip, describe, open_gossip
 from node.p2p.libp2p_noise import Identity
 from node.p2p.links import SESSION, Link, Links
-from node.p2p.peers import Address, Admission, PeerBook, parse_address, redial_delay_s, socket_address
+from node.p2p.peers import Address, Admission, PeerBook, parse_address, socket_address
 from node.p2p.requests import Answer, Handler, Replier, answer, ask, open_requested
+from node.p2p.seeker import IDENTIFY, Seeker
 from node.p2p.streams import Reader, encode_varint
 from node.p2p.types import (
     INBOUND,
-    OUTBOUND,
     ConnectionEnded,
     GossipReceived,
     ListenFailed,
@@ -53,16 +58,24 @@ __all__ = [
 
 log = structlog.get_logger(__name__)
 
-IDENTIFY = "/ipfs/id/1.0.0"
 PING = "/ipfs/ping/1.0.0"
 _PING_BYTES = 32
+_FOREIGN_MAX = 1024  # peers remembered as told that they do not belong here
 _GOSSIP_OUT_MAX = 1024  # publications and subscriptions that wait for the gossip task
 
 
 class Network:
     """This node's place among its peers. Made by run_network; valid while that runs."""
 
-    def __init__(self, identity: Identity, config: P2PConfig, hello: bytes, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        config: P2PConfig,
+        hello: bytes,
+        nursery: trio.Nursery,
+        known: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.peer_id = identity.peer
         self.addresses: tuple[str, ...] = ()  # full multiaddrs, with /p2p/
         self.config = config
@@ -71,6 +84,9 @@ class Network:
         self._book = PeerBook(config.refusals_max, config.ban_s)
         self._admission = Admission(config.peers_max, config.inbound_per_address_max)
         self._links = Links(identity, config, hello, self._book, self, self.events.put)
+        self._dialler = Dialler(config, self._links, self.peer_id, nursery)
+        self._seeker = Seeker(config, known, self._links, self._dialler, clock)
+        self._foreign: BoundedDict[str, str] = BoundedDict(_FOREIGN_MAX)
         self._handlers: dict[str, Handler] = {}
         self._gossip: Gossip
         self._gossip_out, self._gossip_todo = trio.open_memory_channel[tuple[str, bytes | None]](_GOSSIP_OUT_MAX)
@@ -98,6 +114,27 @@ class Network:
         """Every connected peer, and the trio time since when it is."""
         return {peer: link.since for peer, link in self._links.by_peer.items()}
 
+    def known(self) -> tuple[Known, ...]:
+        """Where peers can be dialled, as far as this node knows."""
+        return self._seeker.book.all()
+
+    def admit(self, peer: str, validator: bool) -> None:
+        """A connected peer is of our network, and has perhaps proved a validator's key: it is worth knowing."""
+        if (link := self._links.by_peer.get(peer)) is not None:
+            self._seeker.admitted(link, validator)
+        if validator:
+            self.prioritise(peer)
+
+    def turn_away(self, peer: str, reason: str) -> None:
+        """A connected peer is not of our network: it is dropped, and dialled again seldom."""
+        if (link := self._links.by_peer.get(peer)) is None:
+            return
+        say = log.debug if self._foreign.get(peer) == reason else log.warning  # it may come again and again
+        say("peer.turned_away", peer=peer, address=str(link.address), reason=reason)
+        self._foreign[peer] = reason
+        link.foreign = True
+        link.end(reason)
+
     def prioritise(self, peer: str) -> None:
         """Have what this peer says, gossip excepted, before what others say, until it is lost; see events.py."""
         self.events.prioritise(peer)
@@ -120,7 +157,7 @@ class Network:
         Raises:
             ValueError: not a TCP multiaddr.
         """
-        self._nursery.start_soon(self._keep_dialling, parse_address(address))
+        self._dialler.keep(parse_address(address))
 
     # ---- messages ---------------------------------------------------------------------------------------------------
     def send(self, peer: str, kind: str, payload: bytes) -> bool:
@@ -140,10 +177,11 @@ class Network:
             self.send(peer, kind, payload)
 
     # ---- gossip -----------------------------------------------------------------------------------------------------
-    def subscribe(self, topic: str) -> None:
-        """Have GossipReceived for this topic from now on, and pass it on to others."""
+    def subscribe(self, topic: str, check: gossip.Check = gossip.relay_all) -> None:
+        """Have GossipReceived for this topic from now on, and pass on to others what `check` lets pass; see there."""
         if len(topic) > gossip.TOPIC_CHARS_MAX:
             raise ValueError(f"topic of {len(topic)} characters, the limit is {gossip.TOPIC_CHARS_MAX}")
+        self._gossip.checks[topic] = check
         self._gossip_out.send_nowait((topic, None))
 
     async def publish(self, topic: str, payload: bytes) -> None:
@@ -207,10 +245,12 @@ class Network:
 
     def part(self, peer: str) -> None:
         self._gossip.part(peer)
+        self._seeker.poke()
 
     async def serve_stream(self, link: Link, protocol: str, stream: Stream, reader: Reader) -> None:
         if protocol == IDENTIFY:
-            text = describe(self._identity, self.addresses, tuple(sorted(self.protocols() | {SESSION})))
+            addresses = tuple(_reachable(address, link.pipe.local_host) for address in self.addresses)
+            text = describe(self._identity, addresses, tuple(sorted(self.protocols() | {SESSION})))
             await stream.send(encode_varint(len(text)) + text)
             stream.finish()
         elif protocol == PING:
@@ -250,40 +290,6 @@ class Network:
         finally:
             self._admission.leave(address.host)
 
-    async def _keep_dialling(self, address: Address) -> None:
-        """Keep a connection to an address for ever, unless it turns out to be this node."""
-        peer, failures = address.peer, 0
-
-        def learn(proven: str) -> None:
-            nonlocal peer
-            peer = proven
-
-        while peer != self.peer_id:
-            connected = None if peer is None else self._links.by_peer.get(peer)
-            if connected is not None:
-                await connected.closed.wait()
-                failures = 0
-            began = trio.current_time()
-            reason = await self._dial(address, learn)
-            failures = 1 if trio.current_time() - began > self._config.redial_max_s else failures + 1
-            if peer is not None and peer in self._links.by_peer:
-                continue
-            log.debug("peer.dial_ended", address=str(address), reason=reason, failures=failures)
-            delay_s = redial_delay_s(failures, random.random(), self._config.redial_min_s, self._config.redial_max_s)
-            await trio.sleep(delay_s)
-        log.debug("peer.dial_ended", address=str(address), reason="it is this node itself")
-
-    async def _dial(self, address: Address, learn: Callable[[str], None]) -> str:
-        socket = None
-        try:
-            with trio.move_on_after(self._config.dial_timeout_s):
-                socket = await trio.open_tcp_stream(address.host, address.port)
-        except OSError as error:
-            return str(error)
-        if socket is None:
-            return "no answer"
-        return await self._links.carry(socket, address, OUTBOUND, learn)
-
     async def _gossip_loop(self) -> None:
         async for topic, payload in self._gossip_todo:
             try:
@@ -315,7 +321,9 @@ class Network:
     async def run(self, listeners: Sequence[trio.SocketListener], *, task_status: TaskStatus[Network]) -> None:
         """Accept, gossip and dial until cancelled."""
         names = [listener.socket.getsockname() for listener in listeners]
-        self.addresses = tuple(f"{socket_address(name[0], name[1])}/p2p/{self.peer_id}" for name in names)
+        listening = tuple(str(socket_address(name[0], name[1])) for name in names)
+        announced = tuple(str(replace(parse_address(text), peer=None)) for text in self._config.announce)
+        self.addresses = tuple(f"{address}/p2p/{self.peer_id}" for address in announced or listening)
         callbacks = (self._take_gossip, self.refuse, self.disconnect)
         try:
             async with open_gossip(
@@ -323,7 +331,8 @@ class Network:
             ) as self._gossip:
                 self._nursery.start_soon(self._gossip_loop)
                 for address in self._config.bootstrap:
-                    self._nursery.start_soon(self._keep_dialling, parse_address(address))
+                    self._dialler.keep(parse_address(address))
+                self._nursery.start_soon(self._seeker.run)
                 await self._nursery.start(
                     partial(trio.serve_listeners, self.accept, listeners, handler_nursery=self._nursery)
                 )
@@ -332,6 +341,14 @@ class Network:
                 await trio.sleep_forever()
         finally:
             self.events.close()
+
+
+def _reachable(address: str, local_host: str) -> str:
+    """An address that stands for all of this machine's, as seen by a peer that reached us at `local_host`."""
+    parsed = parse_address(address)
+    if parsed.host in ("0.0.0.0", "::"):
+        return str(socket_address(local_host, parsed.port))
+    return address
 
 
 async def _listen(address: Address) -> Sequence[trio.SocketListener]:
@@ -345,7 +362,9 @@ async def run_network(
     config: P2PConfig,
     key: bytes,
     hello: bytes,
+    known: Path | None = None,
     *,
+    clock: Callable[[], float] = time.time,
     task_status: TaskStatus[Network] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the p2p network until cancelled: `network = await nursery.start(run_network, config, key, hello)`.
@@ -353,6 +372,8 @@ async def run_network(
     Args:
         key: 32-byte Ed25519 seed; the peer id is its public key.
         hello: what every peer is told first; at most `hello_bytes_max` bytes.
+        known: the file of known peers; None: they are forgotten at the end.
+        clock: unix seconds, for the ages of known peers.
     Raises:
         ListenFailed: the address is in use or not ours.
     """
@@ -361,5 +382,5 @@ async def run_network(
     identity = Identity(key)
     listeners = await _listen(parse_address(config.listen))  # before the nursery, so that ListenFailed comes bare
     async with trio.open_nursery() as nursery:
-        network = Network(identity, config, hello, nursery)
+        network = Network(identity, config, hello, nursery, known, clock)
         await network.run(listeners, task_status=task_status)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any, cast
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, cast
 
 import multiaddr
 import structlog
@@ -34,13 +34,15 @@ from libp2p.tools.anyio_service import background_trio_service
 from node.p2p import gossip
 from node.p2p.config import P2PConfig
 from node.p2p.libp2p_noise import Identity
+from node.p2p.peers import Address, parse_address
 from node.p2p.streams import Reader
-from node.p2p.types import ConnectionEnded, PeerFault
+from node.p2p.types import ConnectionEnded, NotRelayed, PeerFault
 from node.p2p.yamux import Stream
 
 log = structlog.get_logger(__name__)
 logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # what matters is logged here, with the peer's id
 
+ADDRESSES_TOLD_MAX: Final = 16  # looked at in one identity
 OpenStream = Callable[[str, str], Awaitable[Stream]]  # (peer, protocol) -> a stream that speaks it
 
 
@@ -174,6 +176,7 @@ class Gossip(Pubsub):
         self.counter = time.time_ns()
         self._config, self._deliver_event, self._refuse, self._broken = config, deliver, refuse, broken
         self._intakes: dict[ID, gossip.Intake] = {}
+        self.checks: dict[str, gossip.Check] = {}  # by topic
 
     async def join(self, peer: str) -> None:
         """Start gossiping to a connected peer. Raises ConnectionEnded, PeerFault when it does not gossip."""
@@ -221,7 +224,11 @@ class Gossip(Pubsub):
             await self.router.handle_rpc(rpc, peer_id)
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
-        """Check, deliver and pass on one message, ours or a peer's. Between seen and added nothing is awaited."""
+        """Check, deliver and pass on one message, ours or a peer's. Between seen and added nothing is awaited.
+
+        A message whose signature is wrong is not remembered, or a forgery would keep the true one out; what its topic's
+        check refuses is: the origin has signed it, and looking again would cost as much again.
+        """
         message_id = msg.from_id + msg.seqno
         if self._seen.has(message_id):
             return
@@ -235,10 +242,22 @@ class Gossip(Pubsub):
         if not ours:
             if msg.from_id == self.my_id.to_bytes():
                 return  # of ours, from before a restart
-            self._deliver_event(
-                msg_forwarder.to_base58(), msg.topicIDs[0], bytes(msg.data), ID(msg.from_id).to_base58()
-            )
+            if not self._take(msg_forwarder.to_base58(), msg):
+                return
         await self.router.publish(msg_forwarder, msg)
+
+    def _take(self, forwarder: str, msg: rpc_pb2.Message) -> bool:
+        """Deliver a peer's message unless its topic's check refuses it; whether it may be passed on."""
+        topic, relayed = msg.topicIDs[0], True
+        try:
+            self.checks.get(topic, gossip.relay_all)(msg.data)
+        except NotRelayed:
+            relayed = False
+        except PeerFault as error:
+            self._refuse(forwarder, f"gossip: {error}")
+            return False
+        self._deliver_event(forwarder, topic, bytes(msg.data), ID(msg.from_id).to_base58())
+        return relayed
 
     def _refusal(self, forwarder: ID, msg: rpc_pb2.Message) -> str | None:
         refusal = self._intakes[forwarder].refusal(
@@ -289,6 +308,19 @@ async def open_gossip(
     async with background_trio_service(pubsub), background_trio_service(cast(Any, pubsub.router)):
         await pubsub.wait_until_ready()
         yield pubsub
+
+
+def told_addresses(text: bytes) -> list[Address]:
+    """The TCP addresses in an answer to /ipfs/id/1.0.0; what is none of ours to dial is left out. Raises PeerFault."""
+    try:
+        listed = Identify.FromString(text).listen_addrs
+    except DecodeError:
+        raise PeerFault("an identity that is not protobuf") from None
+    found = []
+    for data in listed[:ADDRESSES_TOLD_MAX]:
+        with suppress(Exception):  # whichever a stranger's bytes provoke in the library
+            found.append(parse_address(str(multiaddr.Multiaddr(data))))
+    return found
 
 
 def describe(identity: Identity, addresses: tuple[str, ...], protocols: tuple[str, ...]) -> bytes:

@@ -74,6 +74,11 @@ class NoisePipe:
         self._cipher = bytearray(leftover)
         self.bytes_in = self.bytes_out = 0
 
+    @property
+    def local_host(self) -> str:
+        """The IP address of this end of the connection."""
+        return str(self._socket.socket.getsockname()[0])
+
     async def receive(self) -> bytes:
         while True:
             text = self._decrypt_buffered()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import structlog
@@ -42,6 +42,15 @@ log = structlog.get_logger(__name__)
 
 SESSION: Final = "/flnode/session/1"
 _FAULT: Final = "fault: "  # how the reason of a link begins that the peer is to blame for
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a connection ended."""
+
+    reason: str
+    session_s: float | None = None  # None: it came to no session
+    foreign: bool = False  # we turned the peer away
 
 
 class Services(Protocol):
@@ -73,6 +82,7 @@ class Link:
         self.ready = trio.Event()  # the session has begun
         self.closed = trio.Event()
         self.reason: str | None = None
+        self.foreign = False  # its peer has turned out not to be of our network
         self._scope = trio.CancelScope()
 
     def blame(self, reason: str) -> None:
@@ -138,8 +148,8 @@ class Links:
 
     async def carry(
         self, socket: trio.SocketStream, address: Address, direction: Direction, on_peer: Callable[[str], None]
-    ) -> str:
-        """Carry a connection from its first byte to its end; why it ended. Never raises for what a peer does.
+    ) -> Ended:
+        """Carry a connection from its first byte to its end. Never raises for what a peer does.
 
         Args:
             on_peer: told the proven peer id as soon as it is known.
@@ -158,13 +168,13 @@ class Links:
             link.muxer = self._new_muxer(link, leftover)
             return await self._run_link(link)
         except ConnectionEnded as error:
-            return str(error)
+            return Ended(str(error))
         except PeerFault as error:
             self.refuse(peer or f"unknown at {address}", str(error))
-            return str(error)
+            return Ended(str(error))
         except Exception:
             log.exception("peer.failed", peer=peer, address=str(address))
-            return "internal error"
+            return Ended("internal error")
         finally:
             socket.socket.close()
 
@@ -186,7 +196,7 @@ class Links:
         )
 
     # ---- the session ------------------------------------------------------------------------------------------------
-    async def _run_link(self, link: Link) -> str:
+    async def _run_link(self, link: Link) -> Ended:
         try:
             try:
                 await link.run(self._hold_session)
@@ -198,10 +208,12 @@ class Links:
             reason = link.reason or "closed"
             if reason.startswith(_FAULT):
                 self.refuse(link.peer, reason.removeprefix(_FAULT))
-            if link.session is not None:
-                log.info("peer.lost", peer=link.peer, address=str(link.address), reason=reason)
-                await self._emit(PeerLost(link.peer, reason))
-            return reason
+            if link.session is None:
+                return Ended(reason)
+            ended = Ended(reason, trio.current_time() - link.since, link.foreign)
+            log.info("peer.lost", peer=link.peer, address=str(link.address), reason=reason)
+            await self._emit(PeerLost(link.peer, reason))
+            return ended
         finally:
             link.closed.set()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 _HOST_KINDS = ("ip4", "ip6", "dns", "dns4", "dns6")
 _PEERS_REMEMBERED_MAX = 10_000
+SHORT_SESSION_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,39 @@ def redial_delay_s(failures: int, jitter: float, delay_min_s: float, delay_max_s
     """
     delay = min(delay_max_s, delay_min_s * 2.0 ** min(failures - 1, 32))
     return delay * (0.5 + 0.5 * jitter)
+
+
+@dataclass(slots=True)
+class Redial:
+    """The pauses between dials of an address that is kept.
+
+    Nobody there may be a peer that restarts, so these pauses stay short. Whoever is there but not of our network, or
+    throws us out as soon as we are in, will not change soon.
+    """
+
+    min_s: float
+    max_s: float
+    foreign_max_s: float
+    _failures: int = 0
+    _rejections: int = 0
+
+    def pause_s(self, session_s: float | None, foreign: bool, jitter: float) -> float:
+        """Seconds to wait after a dial has ended.
+
+        Args:
+            session_s: how long the session lasted; None if it came to none.
+            foreign: this node turned the peer away.
+        """
+        if foreign:
+            self._rejections, self._failures = 32, 0
+        elif session_s is None:
+            self._failures += 1
+            return redial_delay_s(self._failures, jitter, self.min_s, self.max_s)
+        elif session_s < SHORT_SESSION_S:
+            self._rejections, self._failures = self._rejections + 1, 0
+        else:
+            self._rejections = self._failures = 0
+        return redial_delay_s(max(self._rejections, 1), jitter, self.min_s, self.foreign_max_s)
 
 
 @dataclass(slots=True)

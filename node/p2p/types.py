@@ -90,6 +90,16 @@ class PeerFault(P2PError):
 
 
 @dataclass(eq=False)
+class NotRelayed(P2PError):
+    """Gossip that is taken in here and goes no further; nobody need be at fault."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@dataclass(eq=False)
 class ConnectionEnded(P2PError):
     """A connection or stream is gone; nobody need be at fault."""
 

@@ -130,7 +130,17 @@ class TinyNode:
         )
 
     async def peers(self) -> list[schema.Peer]:
-        return [schema.Peer("12D3KooWx", "/ip4/127.0.0.1/tcp/9001", "out", 3.0, 1 << 20, 2 << 20)]
+        address = "/ip4/127.0.0.1/tcp/9001"
+        return [
+            schema.Peer("12D3KooWx", address, "out", 3.0, 1 << 20, 2 << 20, 5, "0x" + "ab" * 20, 2),
+            schema.Peer("12D3KooWy", address, "in", 65.0, 100, 2048),
+        ]
+
+    async def known_peers(self) -> list[schema.KnownPeer]:
+        return [
+            schema.KnownPeer("12D3KooWx", "/ip4/127.0.0.1/tcp/9001", True, True, 3.0, 90.0),
+            schema.KnownPeer("12D3KooWz", "/ip4/127.0.0.1/tcp/9002", False, False, None, 7.0, 2, 1.5),
+        ]
 
     async def jobs(self) -> list[schema.JobSummary]:
         return [

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+from contextlib import suppress
 from hashlib import sha256
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -133,15 +134,38 @@ def test_what_waited_longer_than_the_lifetime_goes() -> None:
     assert pool.senders() == (B,)
 
 
-def test_a_full_pool_lets_the_worst_paying_tail_go() -> None:
+def refused(pool: Mempool, transaction: Transaction) -> bool:
+    before = (pool.version, set(pool.hashes()))
+    with suppress(InvalidTransaction):
+        pool.add(transaction, 0, WEALTH, 0.0)
+        assert transaction.hash in pool
+        return False
+    assert (pool.version, set(pool.hashes())) == before
+    return True
+
+
+def test_of_equal_holders_in_a_full_pool_the_worst_paying_tail_goes() -> None:
     limits = MempoolLimits(transactions_max=4)
     kept = [make(A, 0, tip=1), make(B, 0, tip=3), make(B, 1, tip=4)]
     pool = pool_of(*kept, make(A, 1, tip=2), limits=limits)
     better = make(C, 0, tip=5)
-    pool.add(better, 0, WEALTH, 0.0)
+    assert not refused(pool, better)
     assert set(pool.candidates()) == {*kept, better}
-    with pytest.raises(InvalidTransaction, match="pool is full"):
-        pool.add(make(b"\x04" * 20, 0, tip=1), 0, WEALTH, 0.0)
+
+
+def test_whoever_holds_most_gives_way_to_a_newcomer_whatever_it_pays() -> None:
+    pool = pool_of(*(make(A, nonce, tip=13) for nonce in range(3)), make(B, 0), limits=MempoolLimits(4))
+    assert not refused(pool, make(C, 0, tip=0))
+    assert {(each.sender, each.nonce) for each in pool.candidates()} == {(A, 0), (A, 1), (B, 0), (C, 0)}
+    assert refused(pool, make(C, 1, tip=13))  # it would hold as much as the largest
+
+
+def test_senders_of_one_transaction_each_are_displaced_only_by_one_that_pays_more() -> None:
+    pool = pool_of(make(A, 0, tip=2), make(B, 0, tip=3), limits=MempoolLimits(2))
+    assert refused(pool, make(C, 0, tip=2))
+    assert refused(pool_of(make(A, 0, tip=2), make(C, 0, tip=2), limits=MempoolLimits(2)), make(C, 1, tip=13))
+    assert not refused(pool, make(C, 0, tip=3))
+    assert [each.sender for each in pool.candidates()] == [B, C]
 
 
 def test_nobody_makes_room_for_himself_at_the_cost_of_his_own_queue() -> None:
@@ -151,15 +175,85 @@ def test_nobody_makes_room_for_himself_at_the_cost_of_his_own_queue() -> None:
     assert len(pool) == 2
 
 
+def test_what_closes_a_gap_takes_the_place_of_what_waits_behind_it() -> None:
+    pool = pool_of(make(A, 1), make(A, 2), make(B, 0), limits=MempoolLimits(transactions_max=3))
+    assert not refused(pool, make(A, 0, tip=0))
+    assert {(each.sender, each.nonce) for each in pool.candidates()} == {(A, 0), (A, 1), (B, 0)}
+
+
 def test_a_large_newcomer_displaces_several_or_none() -> None:
     limits = MempoolLimits(bytes_max=300)
-    poor = [make(A, 0, tip=1), make(A, 1, tip=1), make(B, 0, tip=4)]
-    pool = pool_of(*poor, limits=limits)
-    with pytest.raises(InvalidTransaction, match="pool is full"):
-        pool.add(make(C, 0, tip=3, size=250), 0, WEALTH, 0.0)
-    assert set(pool.candidates()) == set(poor)
-    pool.add(make(C, 0, tip=3, size=200), 0, WEALTH, 0.0)
-    assert [each.sender for each in pool.candidates()] == [B, C]
+    held = [*(make(A, nonce, size=60) for nonce in range(4)), make(B, 0, size=50)]
+    pool = pool_of(*held, limits=limits)
+    assert refused(pool, make(C, 0, tip=13, size=200))  # A gives way only until it holds no more than C would
+    assert set(pool.candidates()) == set(held)
+    assert not refused(pool, make(C, 0, size=120))
+    assert {(each.sender, each.nonce) for each in pool.candidates()} == {(A, 0), (A, 1), (B, 0), (C, 0)}
+
+
+FLOODER, NEWCOMER = b"\xff" * 20, b"\xee" * 20
+sizes = st.integers(1, 120)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    honest=st.lists(st.tuples(st.integers(0, 12), sizes), max_size=12),
+    flood=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 12), sizes), max_size=40),
+)
+def test_one_senders_flood_takes_at_most_one_place_and_keeps_no_newcomer_out(
+    honest: list[tuple[int, int]], flood: list[tuple[int, int, int]]
+) -> None:
+    limits = MempoolLimits(transactions_max=12, bytes_max=1500, per_sender_max=16)
+    pool = Mempool(limits, BASE_FEE)
+    singles = [make(bytes([index]) * 20, 0, tip=tip, size=size) for index, (tip, size) in enumerate(honest)]
+    for single in singles:
+        pool.add(single, 0, WEALTH, 0.0)
+    for nonce, tip, size in flood:
+        with suppress(InvalidTransaction):
+            pool.add(make(FLOODER, nonce, tip=tip, size=size), 0, WEALTH, 0.0)
+    gone = [single for single in singles if single.hash not in pool]
+    assert len(gone) <= (len(singles) == 12)  # the flood's first one may outbid somebody where nobody has two
+    if len(singles) <= 10:
+        assert not refused(pool, make(NEWCOMER, 0, tip=0, size=1))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([A, B, C, b"\x04" * 20, b"\x05" * 20]), st.integers(0, 4),
+                          st.integers(0, 12), st.integers(1, 300)), max_size=40))  # fmt: skip
+def test_others_lose_only_to_a_sender_that_holds_less_or_to_a_first_one_that_pays_more(
+    steps: list[tuple[bytes, int, int, int]],
+) -> None:
+    limits = MempoolLimits(transactions_max=6, bytes_max=600, per_sender_max=8)
+    pool = Mempool(limits, BASE_FEE)
+
+    def held(sender: bytes) -> list[Transaction]:
+        everything = [pool.get(digest) for digest in pool.hashes()]
+        return [each for each in everything if each is not None and each.sender == sender]
+
+    def share(transactions: list[Transaction]) -> float:
+        return max(len(transactions) / 6, sum(len(each.raw) for each in transactions) / 600)
+
+    for sender, nonce, tip, size in steps:
+        newcomer = make(sender, nonce, tip=tip, size=size)
+        others = [other for other in pool.senders() if other != sender]
+        before, mine = {other: held(other) for other in others}, held(sender)
+        with suppress(InvalidTransaction):
+            pool.add(newcomer, 0, WEALTH, 0.0)
+        after = share([*mine, newcomer]) if mine else share([newcomer])
+        outbid = []
+        for other in others:
+            lost = [each for each in before[other] if each.hash not in pool]
+            left = [each for each in before[other] if each.hash in pool]
+            assert not lost or min(each.nonce for each in lost) > max((each.nonce for each in left), default=-1)
+            for index, each in enumerate(sorted(lost, key=lambda each: -each.nonce)):
+                kept = sorted(before[other], key=lambda each: -each.nonce)[index:]
+                if len(kept) == 1 or share(kept) <= share(held(sender)):
+                    outbid.append(each)
+        assert len(outbid) <= 1
+        if outbid:
+            assert mine == []
+            assert _price(outbid[0]) < _price(newcomer)
+            assert after <= max(share(before[other]) for other in others)
 
 
 class Pool(RuleBasedStateMachine):

@@ -150,7 +150,9 @@ def test_a_node_that_is_not_there_is_exit_code_one(tmp_path: Path, capsys: Captu
     ("arguments", "expected"),
     [
         (["status"], ["workers: 0 enrolled, 3 needed, for 12.5 s", "2 block", "1 of 1 validators", "90 MiB"]),
-        (["peers"], ["12D3KooWx", "/ip4/127.0.0.1/tcp/9001"]),
+        (["peers"], ["12D3KooWx", "2 0xabababab…", "out", "2.0 MiB", "/ip4/127.0.0.1/tcp/9001", "100 B", "1 min"]),
+        (["peers"], ["2 connected; 1 met and 1 told addresses in the peer book (--known)"]),
+        (["peers", "--known"], ["12D3KooWz", "/ip4/127.0.0.1/tcp/9002", "never", "7.0 s ago", "1.5 s", "yes"]),
         (["job", "list"], ["there are no jobs yet"]),
         (["account", "show"], ["1000000 flt", "1.5 flt", "LOCKED STAKES"]),
         (["account", "withdraw"], ["not final after 30 s"]),
@@ -183,7 +185,8 @@ def test_a_job_is_posted_listed_shown_watched_cancelled_and_topped_up(directory:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["status"], ["peers"], ["job", "list"], ["account", "show"], ["account", "withdraw"]]
+    "arguments",
+    [["status"], ["peers"], ["peers", "--known"], ["job", "list"], ["account", "show"], ["account", "withdraw"]],
 )
 def test_json_is_one_value_on_stdout(directory: Path, capsys: Capture, arguments: list[str]) -> None:
     text = ok(capsys, *arguments, "--json", "--config", str(directory))

@@ -95,8 +95,8 @@ def test_nobody_votes_for_a_block_whose_claim_lacks_its_attestations(
 ) -> None:
     """validator-1 lies: it builds as if every claim were attested, and puts nothing beside its blocks."""
     liar = world.members["validator-1"].ledger
-    monkeypatch.setattr(liar._attested, "quorum", lambda _claim: True)
-    monkeypatch.setattr(liar._attested, "beside", lambda _claims: ())
+    monkeypatch.setattr(liar.attested, "quorum", lambda _claim: True)
+    monkeypatch.setattr(liar.attested, "beside", lambda _claims: ())
     liar.submit(sign(1, 0, LOGGER, data=CLAIMED), world.now)
     world.run(30)
     chains = [member.ledger.chain for member in world.members.values()]

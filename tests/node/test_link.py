@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
+import trio
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from chain.chain import Chain
 from chain.header import address_of_secret
 from node import link, wire
+from node.p2p.types import PeerConnected, PeerLost
 from node.wire import InvalidMessage
 from tests.chain.chain_kit import CHAIN_ID, USERS, VALIDATORS, open_chain
+from tests.p2p.p2p_kit import PATIENCE_S, Node, key, start
 
 PEER = "12D3KooWPeer"
 OWN = address_of_secret(VALIDATORS[0])
@@ -78,3 +83,52 @@ def test_another_network_or_version_is_refused(chain: Chain, words: bytes) -> No
     with pytest.raises(InvalidMessage):
         door.admit(PEER, words)
     assert not door.is_member(PEER)
+
+
+@pytest.mark.parametrize("words", [[3], [3, "whatever", {"version": 2}], [2**40] * 9])
+def test_of_another_version_only_the_number_is_read(words: list[object]) -> None:
+    with pytest.raises(InvalidMessage, match=f"peer speaks protocol version {words[0]}, here 2$"):
+        wire.decode_hello(msgspec.msgpack.encode(words))
+
+
+@pytest.mark.parametrize("words", [b"", b"\xc1", b"\x90", b"\x91\x02", msgspec.msgpack.encode({"version": 2})])
+def test_nonsense_is_of_no_version(words: bytes) -> None:
+    with pytest.raises(InvalidMessage, match="not a Hello"):
+        wire.decode_hello(words)
+
+
+async def test_peers_of_two_versions_tell_each_other_and_leave_each_other_alone(chain: Chain) -> None:
+    newer = msgspec.msgpack.encode([3, CHAIN_ID, chain.genesis_digest, None, b"", ["new"]])
+    patience = {"redial_foreign_s": 1000.0}
+    async with trio.open_nursery() as nursery:
+        with capture_logs() as logs:
+            ours = await start(nursery, key(1), link.hello(chain, PEER, None))
+            theirs = await start(nursery, key(2), newer, bootstrap=ours.network.addresses, **patience)
+            mine = await turned_away(ours, chain)
+            # the other side heard ours before it was dropped, and would say "peer speaks protocol version 2, here 3"
+            assert (await theirs.until(PeerConnected)).hello == link.hello(chain, PEER, None)
+            await theirs.until(PeerLost)
+            # and as the one that dials: once
+            dialler = await start(
+                nursery, key(3), link.hello(chain, PEER, None), bootstrap=theirs.network.addresses, **patience
+            )
+            dialling = await turned_away(dialler, chain)
+            with trio.fail_after(PATIENCE_S):
+                while not (pauses := [each["pause_s"] for each in logs if each.get("pause_s", 0) > 1]):
+                    await trio.lowlevel.checkpoint()
+        assert mine == dialling == "peer speaks protocol version 3, here 2"
+        assert pauses[0] >= 500
+        said = [each for each in logs if each["event"] == "peer.turned_away"]
+        assert [(each["log_level"], each["reason"]) for each in said] == [("warning", mine)] * 2
+        nursery.cancel_scope.cancel()
+
+
+async def turned_away(node: Node, chain: Chain) -> str:
+    """Greet the next peer as the daemon does; why it was lost."""
+    door = link.Link(chain, OWN)
+    door.attach(node.network, {})
+    event = await node.until(PeerConnected)
+    with pytest.raises(InvalidMessage) as refused:
+        door.admit(event.peer, event.hello)
+    node.network.turn_away(event.peer, str(refused.value))
+    return (await node.until(PeerLost)).reason

@@ -15,7 +15,15 @@ from node.p2p import gossip
 from node.p2p.libp2p_gossip import bound_control
 from node.p2p.libp2p_noise import Identity
 from node.p2p.streams import encode_varint
-from node.p2p.types import GossipReceived, MessageReceived, MessageTooLarge, PeerConnected, PeerLost
+from node.p2p.types import (
+    GossipReceived,
+    MessageReceived,
+    MessageTooLarge,
+    NotRelayed,
+    PeerConnected,
+    PeerFault,
+    PeerLost,
+)
 
 TOPIC = "transactions"
 MESHSUB = "/meshsub/1.1.0"
@@ -61,7 +69,8 @@ async def test_gossip_comes_once_however_many_ways_it_takes_and_never_back() -> 
         for number in range(5):
             await members[0].network.publish(TOPIC, bytes([number]))
         for node in members[1:]:
-            assert [(await node.until(GossipReceived)).payload for _ in range(5)] == [bytes([n]) for n in range(5)]
+            got = [(await node.until(GossipReceived)).payload for _ in range(5)]
+            assert sorted(got) == [bytes([n]) for n in range(5)]  # two ways: the order is not promised
         members[0].network.send(members[1].peer, "test", b"last")
         await members[1].until(MessageReceived, payload=b"last")
         assert not any(isinstance(event, GossipReceived) for node in members for event in node.passed_over)
@@ -153,6 +162,49 @@ async def test_gossip_that_nobody_takes_is_dropped_and_messages_are_not() -> Non
         kept = [event.payload for event in one.passed_over if isinstance(event, GossipReceived)]
         assert kept[:4] == [bytes([number]) for number in range(4)]
         assert len(kept) < 20
+
+
+async def test_what_its_check_refuses_goes_no_further_and_is_counted_against_whoever_handed_it_on() -> None:
+    looked_at: list[bytes] = []
+
+    def check(payload: bytes) -> None:
+        looked_at.append(payload)
+        if payload.startswith(b"garbage"):
+            raise PeerFault("nonsense")
+        if payload.startswith(b"private"):
+            raise NotRelayed("of no use to others")
+
+    async with nodes({}, {"to": [0]}, {"to": [1]}) as (one, two, three):
+        one.network.subscribe(TOPIC)
+        two.network.subscribe(TOPIC, check)
+        three.network.subscribe(TOPIC)
+        await meshed(one, two, three)
+        for payload in (b"garbage 1", b"private", b"garbage 2", b"good"):
+            await one.network.publish(TOPIC, payload)
+        assert (await three.until(GossipReceived)).payload == b"good"  # what came before would have come before
+        assert [(await two.until(GossipReceived)).payload for _ in range(2)] == [b"private", b"good"]
+        faults = {info.peer: info.refused for info in two.network.peers()}
+        assert faults == {one.peer: 2, three.peer: 0}
+        assert looked_at == [b"garbage 1", b"private", b"garbage 2", b"good"]
+
+
+async def test_a_message_that_was_refused_is_not_looked_at_again() -> None:
+    theirs, ours = ordered_keys()
+    looked_at: list[bytes] = []
+
+    def check(payload: bytes) -> None:
+        looked_at.append(payload)
+        if payload != b"good":
+            raise PeerFault("nonsense")
+
+    bad, good = signed(key(5), 1, b"bad"), signed(key(5), 2, b"good")
+    async with nodes({"seed": ours}) as (node,), trio.open_nursery() as nursery:
+        node.network.subscribe(TOPIC, check)
+        await gossiping(node, nursery, theirs, rpc_pb2.RPC(publish=[bad, bad, bad, good]))
+        await node.until(GossipReceived)
+        assert looked_at == [b"bad", b"good"]
+        assert node.network.peers()[0].refused == 1
+        nursery.cancel_scope.cancel()
 
 
 # ---- forged gossip, byte by byte -----------------------------------------------------------------------------------

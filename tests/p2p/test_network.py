@@ -97,8 +97,8 @@ async def test_an_address_that_turns_out_to_be_this_node_is_given_up() -> None:
     async with nodes({}) as (one,):
         own = one.network.addresses[0].split("/p2p/")[0]
         with trio.fail_after(PATIENCE_S):
-            await one.network._keep_dialling(parse_address(own))
-            await one.network._keep_dialling(parse_address(one.network.addresses[0]))
+            await one.network._dialler.keep_dialling(parse_address(own))
+            await one.network._dialler.keep_dialling(parse_address(one.network.addresses[0]))
         assert one.network.peers() == []
 
 
@@ -122,8 +122,8 @@ async def test_two_nodes_that_dial_each_other_at_once_settle_on_one_session(swap
         await two.until(PeerConnected, peer=one.peer)
         await talks(one, two)
         # Every further dial ends as a second connection; the session must outlive them.
-        await one.network._dial(parse_address(two.network.addresses[0]), lambda _peer: None)
-        await two.network._dial(parse_address(one.network.addresses[0]), lambda _peer: None)
+        await one.network._dialler.dial(parse_address(two.network.addresses[0]), lambda _peer: None)
+        await two.network._dialler.dial(parse_address(one.network.addresses[0]), lambda _peer: None)
         await talks(one, two, b"still there")
         assert len(one.network.peers()) == len(two.network.peers()) == 1
         assert not any(isinstance(event, PeerLost) for event in one.passed_over + two.passed_over)

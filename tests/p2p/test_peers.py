@@ -10,6 +10,7 @@ from node.p2p.peers import (
     Address,
     Admission,
     PeerBook,
+    Redial,
     TokenBucket,
     parse_address,
     redial_delay_s,
@@ -54,6 +55,18 @@ def test_pauses_double_up_to_the_longest_and_are_spread_by_the_jitter() -> None:
         0.1, 0.2, 0.4, 0.8, 1.0, 1.0,
     ]  # fmt: skip
     assert redial_delay_s(5, 0.0, 0.1, 1.0) == 0.5
+
+
+def test_an_address_where_nobody_is_is_dialled_often_one_that_sends_us_away_seldom() -> None:
+    redial = Redial(min_s=0.1, max_s=1.0, foreign_max_s=60.0)
+    assert [redial.pause_s(None, False, 1.0) for _ in range(6)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    assert [redial.pause_s(0.5, False, 1.0) for _ in range(4)] == [0.1, 0.2, 0.4, 0.8]  # in, and out at once
+    assert redial.pause_s(None, False, 1.0) == 0.1  # it restarts
+    assert [redial.pause_s(0.5, False, 1.0) for _ in range(7)][-1] == 60.0
+    assert redial.pause_s(100.0, False, 1.0) == 0.1  # it was good while it lasted
+    assert redial.pause_s(0.5, False, 1.0) == 0.1
+    assert redial.pause_s(0.1, True, 1.0) == 60.0  # of another network or version: at once
+    assert redial.pause_s(0.1, True, 0.0) == 30.0
 
 
 def test_a_bucket_admits_the_burst_and_then_the_rate() -> None:
@@ -103,7 +116,9 @@ def test_defaults_are_a_valid_configuration() -> None:
     [
         ({"listen": "localhost"}, "p2p.listen: not a TCP multiaddr"),
         ({"bootstrap": ("/ip4/1.2.3.4/tcp/1", "x")}, "p2p.bootstrap: not a TCP multiaddr: 'x'"),
-        ({"redial_min_s": 2.0}, "p2p.redial_min_s: is above"),
+        ({"redial_min_s": 2.0}, "p2p.redial_min_s: is above redial_max_s"),
+        ({"redial_min_s": 2.0, "redial_max_s": 3.0, "redial_foreign_s": 1.0}, "is above redial_foreign_s"),
+        ({"announce": ("example.org:1",)}, "p2p.announce: not a TCP multiaddr"),
         ({"keepalive_s": 30.0}, "p2p.keepalive_s: must be below"),
     ],
 )
