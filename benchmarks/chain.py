@@ -36,7 +36,7 @@ from chain.contracts.calls import Call
 from chain.contracts.events import Terms, decode
 from chain.evm import Account, Codec, Execution, Header, Layers, Rules
 from chain.header import address_of_secret
-from chain.reads import logs_of
+from chain.receipts import logs_of
 from chain.transaction import sign_transaction
 
 GAS_LIMIT = 10_000_000  # a network file's default

@@ -23,7 +23,8 @@ from chain.epochs import UnknownEpoch
 from chain.evm import Account, Header
 from chain.genesis import Network
 from chain.overlay import Executed
-from chain.reads import ChainReads, TooManyLogs, UnknownBlock, encode_receipts, logs_of
+from chain.reads import ChainReads, TooManyLogs, UnknownBlock
+from chain.receipts import encode_receipts, logs_of
 from chain.store import OtherNetwork, Store, StoredBlock, StoreError
 from chain.system import System, genesis_system
 from chain.types import (

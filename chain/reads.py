@@ -6,11 +6,9 @@ Every answer is about one block: the finalised head unless `at` names another, b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
-
-import msgspec
 
 from chain import evm
 from chain import header as rules
@@ -18,6 +16,7 @@ from chain.epochs import Epochs
 from chain.evm import Header, Receipt, TransactionFields
 from chain.genesis import Network
 from chain.overlay import Overlay
+from chain.receipts import decode_receipts, logs_of
 from chain.store import Store, StoreError
 from chain.types import Block, Certificate, ChainError, Head, Log, Vote
 
@@ -27,7 +26,6 @@ LOGS_MAX: Final = 10_000
 _FRAME_BYTES: Final = 256  # around a block and its certificate on the wire
 _SIGNATURE_BYTES: Final = 72  # with its signer's index
 NO_ADDRESS: Final = bytes(20)
-_StoredReceipt: TypeAlias = tuple[bytes, bool, int, int, tuple[tuple[bytes, tuple[bytes, ...], bytes], ...]]
 
 
 @dataclass(eq=False)
@@ -272,14 +270,10 @@ class ChainReads:
         gas: int | None = None,
         now: int | None = None,
     ) -> bytes:
-        """What a transaction would return after block `at`, at time `now` (the block's own by default); it pays no fee.
+        """Do the job of `calling` here and now. Raises as it does."""
+        return self.calling(to, data, sender, value, at, gas, now)()
 
-        Raises:
-            Reverted: with reason and data; ExecutionFailed, UnknownBlock.
-        """
-        return self._at(at, now).call(sender, to, data, value, self._gas(gas))[0]
-
-    def estimate_gas(
+    def calling(
         self,
         to: bytes,
         data: bytes = b"",
@@ -288,9 +282,31 @@ class ChainReads:
         at: At = None,
         gas: int | None = None,
         now: int | None = None,
-    ) -> int:
-        """The least gas limit, within 1/64, with which the call succeeds. Raises as `call` does."""
-        return self._at(at, now).least_gas(sender, to, data, value, self._gas(gas))
+    ) -> Callable[[], bytes]:
+        """The job, for any thread, of finding what a transaction would return after block `at`; it pays no fee.
+
+        Args:
+            now: the time that it sees; the block's own by default, and never before that.
+
+        Raises:
+            UnknownBlock; the job: Reverted, with reason and data, or ExecutionFailed.
+        """
+        state, gas_limit = self._at(at, now), self._gas(gas)
+        return lambda: state.call(sender, to, data, value, gas_limit)[0]
+
+    def estimating(
+        self,
+        to: bytes,
+        data: bytes = b"",
+        sender: bytes = NO_ADDRESS,
+        value: int = 0,
+        at: At = None,
+        gas: int | None = None,
+        now: int | None = None,
+    ) -> Callable[[], int]:
+        """The job of finding the least gas limit, within 1/64, with which the call succeeds. Raises as `calling`."""
+        state, gas_limit = self._at(at, now), self._gas(gas)
+        return lambda: state.least_gas(sender, to, data, value, gas_limit)
 
     def _gas(self, gas: int | None) -> int:
         return self.constants.gas_limit if gas is None else min(gas, self.constants.gas_limit)
@@ -355,27 +371,6 @@ def _receipt_view(fields: TransactionFields, place: Place, receipts: Sequence[Re
         gas_used_cumulative=receipt.gas_used_before + receipt.gas_used,
         logs=tuple(log for log in logs if log.transaction == receipt.transaction),
     )
-
-
-def logs_of(receipts: Sequence[Receipt], number: int, digest: bytes) -> Iterator[Log]:
-    index = 0
-    for receipt in receipts:
-        for address, topics, data in receipt.logs:
-            yield Log(address, topics, data, number, digest, receipt.transaction, index)
-            index += 1
-
-
-def encode_receipts(receipts: Sequence[Receipt]) -> bytes:
-    return msgspec.msgpack.encode(
-        [(r.transaction, r.succeeded, r.gas_used, r.gas_used_before, r.logs) for r in receipts]
-    )
-
-
-def decode_receipts(encoded: bytes) -> tuple[Receipt, ...]:
-    try:
-        return tuple(Receipt(*fields) for fields in msgspec.msgpack.decode(encoded, type=list[_StoredReceipt]))
-    except msgspec.MsgspecError as error:
-        raise StoreError(f"the chain database is damaged: receipts: {error}") from error
 
 
 def _alternatives(topic: bytes | Collection[bytes] | None) -> frozenset[bytes]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
+import trio
 from eth_hash.auto import keccak
 
 from chain.evm import ExecutionFailed, Reverted
@@ -22,7 +23,9 @@ from node.api.eth_format import Json, block_json, data, log_json, quantity, rece
 from node.api.jsonrpc import INVALID_PARAMS, Method, NoParams, RpcError
 from node.version import VERSION
 
-CALL_GAS_MAX: Final = 4_000_000  # an EVM call holds up the whole node while it runs: about a second for these
+T = TypeVar("T")
+
+CALL_GAS_MAX: Final = 4_000_000  # calls run in a thread, but slow down everything else: about a second for these
 ESTIMATE_GAS_MAX: Final = 8_000_000  # room to deploy the largest contract
 LOG_BLOCKS_MAX: Final = 100_000  # blocks that one eth_getLogs may span
 FEE_HISTORY_MAX: Final = 64
@@ -167,6 +170,7 @@ class _Eth:
         self._backend = backend
         self._logs_max = logs_max
         self._clock = clock
+        self._limiter = trio.CapacityLimiter(1)
 
     @property
     def _chain(self) -> ChainReads:
@@ -222,11 +226,15 @@ class _Eth:
     def storage(self, p: _Storage) -> str:
         return word(self._chain.storage(_address(p.address), _quantity(p.slot, "slot"), self.at(p.block)))
 
-    def call(self, p: _Call) -> str:
-        return data(self._chain.call(**self._call_arguments(p, CALL_GAS_MAX)))
+    async def call(self, p: _Call) -> str:
+        return data(await self._run(self._chain.calling(**self._call_arguments(p, CALL_GAS_MAX))))
 
-    def estimate_gas(self, p: _Call) -> str:
-        return quantity(self._chain.estimate_gas(**self._call_arguments(p, ESTIMATE_GAS_MAX)))
+    async def estimate_gas(self, p: _Call) -> str:
+        return quantity(await self._run(self._chain.estimating(**self._call_arguments(p, ESTIMATE_GAS_MAX))))
+
+    async def _run(self, job: Callable[[], T]) -> T:
+        """In a thread, one at a time."""
+        return await trio.to_thread.run_sync(job, limiter=self._limiter)
 
     def _call_arguments(self, p: _Call, gas_max: int) -> dict[str, Any]:
         call, at = p.transaction, self.at(p.block)

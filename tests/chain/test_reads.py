@@ -237,7 +237,7 @@ def test_a_reverted_call_gives_reason_and_data(told: tuple[Chain, list[Log]]) ->
     with pytest.raises(Reverted, match=r"^execution reverted$"):
         chain.call(REVERTER, b"\x01")
     with pytest.raises(Reverted):
-        chain.estimate_gas(REVERTER, data)
+        chain.estimating(REVERTER, data)()
 
 
 def test_a_call_has_no_more_gas_than_a_block(told: tuple[Chain, list[Log]]) -> None:
@@ -262,7 +262,7 @@ def test_a_call_has_no_more_gas_than_a_block(told: tuple[Chain, list[Log]]) -> N
 def test_an_estimate_is_enough_and_little_more(tmp_path: Path, to: bytes, data: bytes) -> None:
     chain = open_chain(tmp_path)
     cap = 400_000
-    estimate = chain.estimate_gas(to, data, sender=ADDRESSES[0], gas=cap)
+    estimate = chain.estimating(to, data, sender=ADDRESSES[0], gas=cap)()
     chain.call(to, data, sender=ADDRESSES[0], gas=estimate)
     extend(chain, [tx(chain, 0, 0, to, data, gas=estimate)])
     assert chain.receipts(1)[0].succeeded
