@@ -90,6 +90,12 @@ async def test_all_open_proposals_are_shown_on_however_many_pages(
         assert sorted(each.id for each in council.node(0).show().proposals) == [1, 2, 3, 4]
 
 
+async def test_on_a_new_network_no_epoch_has_just_ended(council: Council) -> None:
+    call = b.propose(NEW, True)
+    assert council.chain.finalised.number == 0
+    assert council.chain.call(call.to, call.data, sender=ACCOUNTS[0])[-1] == 1
+
+
 async def test_right_after_a_change_the_next_one_can_be_proposed(tmp_path: Path) -> None:
     """At the finalised block the contract still says that the epoch has just ended; the transaction comes later."""
     council = Council(tmp_path, 1)
