@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final, TypeAlias, cast
 
+import coincurve
 import rlp
 from eth._utils.address import generate_contract_address
 from eth.abc import BlockHeaderAPI, SignedTransactionAPI
@@ -34,6 +35,7 @@ _EIP155_V_MIN: Final = 35
 _ACCESS_LIST_TYPE: Final = 1
 _DYNAMIC_FEE_TYPE: Final = 2
 _LIST_PREFIX: Final = 0xC0
+_LONG_LIST_PREFIX: Final = 0xF8  # with one byte of length behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class Codec:
             hash=digest,
             raw=raw,
             type_id=kind,
-            sender=_recover(parsed),
+            sender=_recover(parsed, raw),
             nonce=parsed.nonce,
             gas=gas,
             intrinsic_gas=intrinsic,
@@ -280,9 +282,26 @@ def _parse(raw: bytes) -> SignedTransactionAPI:
     return transaction
 
 
-def _recover(transaction: SignedTransactionAPI) -> bytes:
+def _recover(transaction: SignedTransactionAPI, raw: bytes) -> bytes:
     """Recovering the sender is the signature check."""
     try:
-        return bytes(transaction.sender)
-    except Exception as error:  # eth_keys raises its own and coincurve's errors, by the values of r and s
+        if not transaction.type_id:
+            return bytes(transaction.sender)
+        r, s = transaction.r, transaction.s
+        signature = r.to_bytes(32, "big") + s.to_bytes(32, "big") + bytes((transaction.y_parity,))
+        message = keccak(_signed_bytes(raw, r, s))
+        key = coincurve.PublicKey.from_signature_and_message(signature, message, hasher=None)
+    except Exception as error:  # eth_keys and coincurve raise many kinds, by the values of r and s
         raise InvalidTransaction("the signature does not recover to a sender") from error
+    return keccak(key.format(compressed=False)[1:])[12:]
+
+
+def _signed_bytes(raw: bytes, r: int, s: int) -> bytes:
+    """What a typed transaction's signature signs: its type, and its list without parity, r and s at the end.
+
+    `raw` is canonical, so its own bytes serve; py-evm encodes all fields again.
+    """
+    start = 2 if raw[1] < _LONG_LIST_PREFIX else 2 + raw[1] - _LONG_LIST_PREFIX + 1
+    tail = 1 + len(rlp.encode(r)) + len(rlp.encode(s))  # a parity is one byte
+    body = raw[start : len(raw) - tail]
+    return raw[:1] + cast(bytes, rlp.codec.length_prefix(len(body), _LIST_PREFIX)) + body

@@ -25,7 +25,7 @@ from eth.vm.forks.cancun.opcodes import CANCUN_OPCODES
 from eth.vm.logic.invalid import InvalidOpcode
 from eth_hash.auto import keccak
 
-from chain.evm_calls import CALLS
+from chain.evm_calls import CALLS, CREATES, grown
 
 STACK_MAX: Final = 1024
 _CODES_MAX: Final = 1024  # remembered by `boundaries`: at most 100 MB, if every one is init code of the largest size
@@ -34,9 +34,10 @@ _WORD: Final = 1 << 256
 _MASK: Final = _WORD - 1
 _SIGN: Final = 1 << 255
 
-# Kinds, those first that make the stack longer:
+# Kinds, in three groups so that no opcode goes through all comparisons: what makes the stack longer,
 _PUSH, _DUP, _VALUE, _GAS, _COUNTER, _LONGER = range(6)
-_STOCK, _BINARY, _UNARY, _SWAP, _POP, _JUMP, _JUMPI, _NOTHING, _COSTLY = range(10, 19)
+# what is frequent of the rest, and the rest.
+_BINARY, _SWAP, _COSTLY, _POP, _FREQUENT, _NOTHING, _JUMP, _JUMPI, _UNARY, _STOCK = range(6, 16)
 
 
 def run(computation: Any) -> None:
@@ -52,24 +53,32 @@ def run(computation: Any) -> None:
             if gas < 0:
                 raise OutOfGas(opcode)
             kind = kinds[opcode]
-            if kind == _PUSH:
-                end = at + opcode - 0x5F
-                value = int.from_bytes(raw[at:end], "big")
-                append(value if end <= size else value << 8 * (end - size))  # zeros stand behind the code
-                at = end
-            elif kind == _DUP:
-                append(stack[0x7F - opcode])
-            elif kind == _BINARY:
-                left = pop()
-                stack[-1] = functions[opcode](left, stack[-1])
-            elif kind == _SWAP:
-                other = 0x8E - opcode
-                stack[-1], stack[other] = stack[other], stack[-1]
-            elif kind == _COSTLY:
-                gas = functions[opcode](computation, stack, gas)
-            elif kind == _POP:
-                pop()
-            elif kind in (_JUMP, _JUMPI):
+            if kind < _LONGER:
+                if kind == _PUSH:
+                    end = at + opcode - 0x5F
+                    value = int.from_bytes(raw[at:end], "big")
+                    append(value if end <= size else value << 8 * (end - size))  # zeros stand behind the code
+                    at = end
+                elif kind == _DUP:
+                    append(stack[0x7F - opcode])
+                elif kind == _VALUE:
+                    append(functions[opcode](computation))
+                else:
+                    append(gas if kind == _GAS else at - 1)
+                if len(stack) > STACK_MAX:
+                    raise FullStack(opcode)
+            elif kind < _FREQUENT:
+                if kind == _BINARY:
+                    left = pop()
+                    stack[-1] = functions[opcode](left, stack[-1])
+                elif kind == _SWAP:
+                    other = 0x8E - opcode
+                    stack[-1], stack[other] = stack[other], stack[-1]
+                elif kind == _COSTLY:
+                    gas = functions[opcode](computation, stack, gas)
+                else:
+                    pop()
+            elif kind == _JUMP or kind == _JUMPI:  # noqa: SIM109 # a tuple takes longer
                 to = pop()
                 if kind == _JUMP or pop():
                     if to >= size or boundaries(raw)[to] != op.JUMPDEST:
@@ -77,20 +86,12 @@ def run(computation: Any) -> None:
                     at = to
             elif kind == _UNARY:
                 stack[-1] = functions[opcode](stack[-1])
-            elif kind == _VALUE:
-                append(functions[opcode](computation))
             elif kind == _STOCK:
                 meter.gas_remaining, code.program_counter = gas, at
                 functions[opcode](computation)
                 gas, at = meter.gas_remaining, code.program_counter
                 if stack and type(stack[-1]) is bytes:
                     stack[-1] = int.from_bytes(stack[-1], "big")
-            elif kind == _GAS:
-                append(gas)
-            elif kind == _COUNTER:
-                append(at - 1)
-            if kind < _LONGER and len(stack) > STACK_MAX:
-                raise FullStack(opcode)
     except IndexError:
         if kind == _STOCK:
             raise
@@ -202,21 +203,11 @@ _VALUES: Final[dict[int, Callable[[Any], int]]] = {
 # -- opcodes whose gas depends on what they pop; each returns the gas left ---------------------------------------------
 
 
-def _grown(memory: bytearray, end: int, gas: int) -> int:
-    """Make room up to `end` and pay for it (yellow paper, appendix H)."""
-    before, after = len(memory) >> 5, (end + 31) >> 5
-    gas -= 3 * (after - before) + (after * after >> 9) - (before * before >> 9)
-    if gas < 0:
-        raise OutOfGas("memory")
-    memory.extend(bytes((after - before) << 5))
-    return gas
-
-
 def _mload(computation: Any, stack: list[int], gas: int) -> int:
     at = stack[-1]
     memory = computation._memory._bytes
     if at + 32 > len(memory):
-        gas = _grown(memory, at + 32, gas)
+        gas = grown(memory, at + 32, gas)
     stack[-1] = int.from_bytes(memory[at : at + 32], "big")
     return gas
 
@@ -225,7 +216,7 @@ def _mstore(computation: Any, stack: list[int], gas: int) -> int:
     at, value = stack.pop(), stack.pop()
     memory = computation._memory._bytes
     if at + 32 > len(memory):
-        gas = _grown(memory, at + 32, gas)
+        gas = grown(memory, at + 32, gas)
     memory[at : at + 32] = value.to_bytes(32, "big")
     return gas
 
@@ -234,7 +225,7 @@ def _mstore8(computation: Any, stack: list[int], gas: int) -> int:
     at, value = stack.pop(), stack.pop()
     memory = computation._memory._bytes
     if at >= len(memory):
-        gas = _grown(memory, at + 1, gas)
+        gas = grown(memory, at + 1, gas)
     memory[at] = value & 0xFF
     return gas
 
@@ -244,7 +235,7 @@ def _keccak256(computation: Any, stack: list[int], gas: int) -> int:
     memory = computation._memory._bytes
     gas -= 6 * ((size + 31) >> 5)
     if size and at + size > len(memory):
-        gas = _grown(memory, at + size, gas)
+        gas = grown(memory, at + size, gas)
     if gas < 0:
         raise OutOfGas("keccak256")
     stack[-1] = int.from_bytes(keccak(bytes(memory[at : at + size])), "big")
@@ -262,7 +253,7 @@ def _calldatacopy(computation: Any, stack: list[int], gas: int) -> int:
     memory = computation._memory._bytes
     gas -= 3 * ((size + 31) >> 5)
     if size and to + size > len(memory):
-        gas = _grown(memory, to + size, gas)
+        gas = grown(memory, to + size, gas)
     if gas < 0:
         raise OutOfGas("calldatacopy")
     if size:
@@ -291,6 +282,7 @@ _COSTLIES: Final[dict[int, Callable[[Any, list[int], int], int]]] = {
     op.CALLDATALOAD: _calldataload,
     op.CALLDATACOPY: _calldatacopy,
     op.SLOAD: _sload,
+    **CALLS,
 }
 
 
@@ -301,7 +293,7 @@ _COSTS: Final = [0] * 256  # stock's functions charge for themselves
 _STOCK_OPCODES: Final[dict[int, Any]] = {
     **CANCUN_OPCODES,
     op.SELFDESTRUCT: cast(Any, CANCUN_OPCODES[op.SELFDESTRUCT]).__wrapped__,  # without a warning of its age
-    **CALLS,
+    **CREATES,
 }
 _FUNCTIONS: Final = [_STOCK_OPCODES.get(opcode) or InvalidOpcode(opcode) for opcode in range(256)]
 

@@ -211,13 +211,18 @@ def _unpack(packed: bytes) -> tuple[str, bool]:
 def encode(item: Any) -> bytes:
     """RLP of bytes and nested lists of bytes."""
     if isinstance(item, bytes):
-        size = len(item)
-        if size == 32:
-            return b"\xa0" + item
-        if size == 1 and item[0] < 0x80:
+        if len(item) == 1 and item[0] < 0x80:
             return item
-        return _prefix(size, 0x80) + item
-    body = b"".join([encode(each) for each in item])
+        return _prefix(len(item), 0x80) + item
+    parts: list[bytes] = []
+    for each in item:
+        if not each and each.__class__ is bytes:
+            parts.append(b"\x80")
+        elif len(each) == 32 and each.__class__ is bytes:
+            parts += (b"\xa0", each)
+        else:
+            parts.append(encode(each))
+    body = b"".join(parts)
     return _prefix(len(body), 0xC0) + body
 
 

@@ -5,12 +5,14 @@ from typing import Any
 import coincurve
 import pytest
 import rlp
+from eth.vm.forks.cancun.transactions import CancunTransactionBuilder
 from eth_hash.auto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain import evm, evm_codec
 from chain.evm import Account, Codec, Execution, Header, Layers, Rules, revert_reason
+from chain.transaction import sign_transaction
 from chain.types import InvalidBlock, InvalidTransaction
 from tests.chain.chain_kit import (
     ADDRESSES,
@@ -139,6 +141,21 @@ def test_the_three_kinds_of_transaction_are_decoded() -> None:
         assert (transaction.sender, transaction.nonce, transaction.hash) == (ADDRESSES[1], 5, keccak(raw))
         assert (fields.type, fields.sender, fields.nonce) == (kind, ADDRESSES[1], 5)
     assert codec.fields(access_listed(1, 5, COUNTER, [7])).access_list == ((COUNTER, (7,)),)
+
+
+big = st.integers(0, 2**256 - 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 7), st.integers(0, 2**64 - 2), st.integers(0, 10**6), st.binary(max_size=300), big, st.booleans())
+def test_the_sender_is_the_one_that_py_evm_recovers(
+    user: int, nonce: int, tip: int, data: bytes, value: int, listed: bool
+) -> None:
+    if listed:
+        raw = access_listed(user, nonce, COUNTER, [value % 2**255, tip])
+    else:
+        raw = sign_transaction(USERS[user], CHAIN_ID, nonce, COUNTER, value, data, 100_000, fee=20 + tip, tip=tip)
+    assert Codec(RULES).transaction(raw).sender == CancunTransactionBuilder.decode(raw).sender == ADDRESSES[user]
 
 
 @pytest.mark.parametrize(
