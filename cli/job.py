@@ -45,10 +45,12 @@ for each_command in (new, model, predict):
 def submit(client: Client, file: Path, as_json: bool) -> None:
     """Post the job in FILE (TOML), paying its whole escrow from the node's account.
 
+    With `reward = "auto"` in [terms] the reward is what `flnode economics` would post; [economics] says for which cost.
+
     \b
     flnode job submit digits.toml --config ~/server
     """
-    spec = load_job(file, time.time())
+    spec = load_job(file, time.time(), lambda text: click.echo(text, err=as_json))
     params = {"spec": msgspec.to_builtins(spec), "wait_s": FINAL_WAIT_S}
     done = client.call("fl_submitJob", schema.Submitted, params, wait_s=FINAL_WAIT_S)
     cost = format_wei(escrow_wei(spec.terms))

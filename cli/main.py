@@ -12,6 +12,7 @@ from click.shell_completion import get_completion_class
 from cli.account import account
 from cli.data import data
 from cli.demo import demo
+from cli.economics import economics
 from cli.errors import NODE_ERROR, USER_ERROR, CommandError
 from cli.init import init
 from cli.job import job
@@ -54,7 +55,7 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "flnode", "_FLNODE_COMPLETE").source())
 
 
-for command in (init, start, stop, status, peers, data, job, account, validator, testnet, demo):
+for command in (init, start, stop, status, peers, data, job, account, validator, testnet, demo, economics):
     cli.add_command(command)
 
 
