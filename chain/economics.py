@@ -257,8 +257,9 @@ def deterring_stake(kind: Kind, crowd: Crowd, prices: Prices, reward: int, audit
     return None if chance.forfeited == 0 else gain // chance.forfeited + 1
 
 
-def deterring_terms(crowd: Crowd, prices: Prices, audit: Audit = NO_AUDIT) -> Prices | None:
-    """The prices with a stake at which every kind of cheating loses although the reward pays for the stake's risk.
+def deterring_terms(crowd: Crowd, prices: Prices, audit: Audit = NO_AUDIT, loss: int = 0) -> Prices | None:
+    """The prices with a stake at which every kind of cheating loses more than `loss` although the reward pays for the
+    stake's risk.
 
     It is the smallest such stake but for the wei by which the reward is rounded up. None if there is none: a larger
     stake raises the reward so much that colluders gain by both.
@@ -270,8 +271,9 @@ def deterring_terms(crowd: Crowd, prices: Prices, audit: Audit = NO_AUDIT) -> Pr
     stake = 0
     for kind in (Kind.RANDOM, Kind.COPIER, Kind.COLLUDER):
         chance = odds(kind, crowd, audit)
-        # paid x reward < forfeited x stake + gas, where reward <= (base + honest.forfeited x stake) / honest.paid + 1
-        gain = chance.paid * (base / honest.paid + 1) - prices.gas(kind)
+        # paid x reward < forfeited x stake + gas - loss, and
+        # reward <= (base + honest.forfeited x stake) / honest.paid + 1
+        gain = chance.paid * (base / honest.paid + 1) - prices.gas(kind) + loss
         slope = chance.forfeited - chance.paid * honest.forfeited / honest.paid
         if gain >= 0:
             if slope <= 0:
@@ -282,7 +284,7 @@ def deterring_terms(crowd: Crowd, prices: Prices, audit: Audit = NO_AUDIT) -> Pr
     found = replace(prices, stake=stake)
     reward = fair_reward(crowd, found, audit)
     cheats = (kind for kind in Kind if kind is not Kind.HONEST)
-    return found if all(earnings(kind, crowd, found, reward, audit) < 0 for kind in cheats) else None
+    return found if all(earnings(kind, crowd, found, reward, audit) < -loss for kind in cheats) else None
 
 
 def work_per_round(pool: int, audit: Fraction, auditors: int) -> Fraction:

@@ -73,9 +73,9 @@ def _reason(crowd: Crowd, prices: Prices) -> str:
     ]
     deterring = deterring_terms(crowd, prices, NO_AUDIT)
     if deterring is None:
-        parts.append("no stake makes cheats lose among so many")
+        parts.append("no stake by itself makes every cheat lose")
     elif deterring.stake > prices.stake:
-        parts.append(f"the stake is low: cheats lose from {format_wei(deterring.stake)} on")
+        parts.append(f"the stake is low: every cheat loses from {format_wei(deterring.stake)} on")
     return "; ".join(parts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from fractions import Fraction
 from itertools import combinations, product
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -205,3 +206,42 @@ def test_a_question_without_an_answer_is_refused(make: object, message: str) -> 
     with pytest.raises(InvalidEconomics) as refused:
         make()
     assert str(refused.value).startswith(message)
+
+
+def rows_of(heading: str) -> list[list[str]]:
+    """The cells of the table of docs/ECONOMICS.md whose first line starts so."""
+    lines = (Path(__file__).parent.parent.parent / "docs" / "ECONOMICS.md").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(heading)) + 2
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            return rows
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    raise AssertionError(heading)
+
+
+def test_the_page_has_the_right_probabilities() -> None:
+    rows = rows_of("| pool | q = 0.1 |")
+    for pool, *cells in rows:
+        shares = [Fraction(tenth, 10) for tenth in range(1, 6)]
+        assert cells == [f"{float(odds(Kind.HONEST, Crowd(int(pool), share)).paid):.4f}" for share in shares]
+    assert len(rows) == 6
+
+
+def test_the_page_has_the_right_price_of_a_verified_round() -> None:
+    cost = 10**15
+    free = Prices(cost, Fraction(1, 5), gas_price=0, stake=0)
+    rows = rows_of("| pool | p | computations |")
+    for pool, p, *cells in rows:
+        audit = Audit(Fraction(p), Fraction(p != "0"))
+        honest = Crowd(int(pool), Fraction(0))
+        reward = fair_reward(honest, free, audit)
+        lone = deterring_stake(Kind.RANDOM, honest, free, reward, audit, loss=cost)
+        crowd = Crowd(int(pool), THIRD, collude=True)
+        terms = deterring_terms(crowd, free, audit, loss=cost)
+        assert lone is not None
+        assert terms is not None
+        work = work_per_round(int(pool), audit.decided, auditors=4)
+        exact = (work * cost, reward, lone, fair_reward(crowd, terms, audit), terms.stake)
+        assert cells == [f"{float(Fraction(value) / cost):.4g}" for value in exact]
+    assert [row[0] for row in rows] == ["3", "5", "1", "1", "1"]

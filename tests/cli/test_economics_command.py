@@ -151,10 +151,10 @@ def test_a_stake_that_deters_nobody_is_said(tmp_path: Path) -> None:
     path = job_file(tmp_path)
     path.write_text(path.read_text().replace('"0.1 flt"', '"1 gwei"'))
     load_job(path, NOW, said.append)
-    assert "the stake is low: cheats lose from" in said[0]
+    assert "the stake is low: every cheat loses from" in said[0]
     path.write_text(path.read_text() + "\n[economics]\nevil = 0.5\n")
     load_job(path, NOW, said.append)
-    assert "no stake makes cheats lose" in said[1]
+    assert "no stake by itself makes every cheat lose" in said[1]
 
 
 @pytest.mark.parametrize(
