@@ -1,4 +1,4 @@
-"""flnode job new, submit, list, show, watch, cancel, top-up, model, predict"""
+"""flnode job new, submit, list, show, watch, explain, cancel, top-up, model, predict"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 from cli.account import FINAL_WAIT_S, report
 from cli.amounts import format_wei
 from cli.client import Client
+from cli.explain import explain
 from cli.job_new import new
 from cli.jobfile import escrow_wei, load_job
 from cli.model import model, predict
@@ -35,7 +36,7 @@ def job() -> None:
     """
 
 
-for each_command in (new, model, predict):
+for each_command in (new, explain, model, predict):
     job.add_command(each_command)
 
 

@@ -14,6 +14,7 @@ from cli.data import data
 from cli.demo import demo
 from cli.economics import economics
 from cli.errors import NODE_ERROR, USER_ERROR, CommandError
+from cli.history import history
 from cli.init import init
 from cli.job import job
 from cli.output import colours
@@ -54,6 +55,8 @@ def completion(shell: str) -> None:
     assert kind is not None  # click brings all three
     click.echo(kind(cli, {}, "flnode", "_FLNODE_COMPLETE").source())
 
+
+account.add_command(history)
 
 for command in (init, start, stop, status, peers, data, job, account, validator, testnet, demo, economics):
     cli.add_command(command)
