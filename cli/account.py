@@ -1,4 +1,4 @@
-"""flnode account show, withdraw, send"""
+"""flnode account show, history, withdraw, send"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""flnode job new, submit, list, show, watch, cancel, top-up, model, predict"""
+"""flnode job new, submit, list, show, watch, explain, cancel, top-up, model, predict"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import msgspec
 from cli.account import FINAL_WAIT_S, report
 from cli.amounts import format_wei
 from cli.client import Client
+from cli.explain import explain
 from cli.job_new import new
 from cli.jobfile import escrow_wei, load_job
 from cli.model import model, predict
@@ -35,7 +36,7 @@ def job() -> None:
     """
 
 
-for each_command in (new, model, predict):
+for each_command in (new, explain, model, predict):
     job.add_command(each_command)
 
 
@@ -45,10 +46,12 @@ for each_command in (new, model, predict):
 def submit(client: Client, file: Path, as_json: bool) -> None:
     """Post the job in FILE (TOML), paying its whole escrow from the node's account.
 
+    With `reward = "auto"` in [terms] the reward is what `flnode economics` would post; [economics] says for which cost.
+
     \b
     flnode job submit digits.toml --config ~/server
     """
-    spec = load_job(file, time.time())
+    spec = load_job(file, time.time(), lambda text: click.echo(text, err=as_json))
     params = {"spec": msgspec.to_builtins(spec), "wait_s": FINAL_WAIT_S}
     done = client.call("fl_submitJob", schema.Submitted, params, wait_s=FINAL_WAIT_S)
     cost = format_wei(escrow_wei(spec.terms))

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from cli.amounts import parse_amount
+from cli.auto_reward import AUTO, DEFAULTS, auto_reward
 from cli.errors import UserError
 from learner import manifest as m
 from learner.errors import InvalidManifest
 from node import unixfs
 from node.api import schema
+
+Say = Callable[[str], None]
 
 _FILE_BYTES_MAX: Final = 1 << 20
 _DIGEST: Final = re.compile(r"0x[0-9a-fA-F]{64}")
@@ -47,15 +50,18 @@ _TERMS: Final[Mapping[str, tuple[type, Any]]] = {
     "deadline_s": (int, 7 * 86_400),
     "auto_finalise": (bool, False),
 }
+_ECONOMICS: Final[Mapping[str, tuple[type, Any]]] = {key: (type(value), value) for key, value in DEFAULTS.items()}
+_AMOUNTS: Final = ("reward", "stake", "cost", "gas_price")
 _TYPE_NAMES: Final = {str: "a string", list: "a list", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def load_job(path: Path, now: float) -> schema.JobSpec:
+def load_job(path: Path, now: float, say: Say = lambda text: None) -> schema.JobSpec:
     """Read and check a job file.
 
     Args:
-        path: the TOML file, with the tables [job] and [terms].
+        path: the TOML file, with the tables [job] and [terms], and [economics] if its reward is "auto".
         now: Unix time; the deadline counts from here.
+        say: told in one line what an automatic reward was computed from.
     Raises:
         UserError: names the key, the file and what was expected.
     """
@@ -70,17 +76,26 @@ def load_job(path: Path, now: float) -> schema.JobSpec:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     for name, table in tables.items():
-        if name not in ("job", "terms") or not isinstance(table, dict):
-            raise UserError(f"{path}: `{name}` is not known here; a job file has the tables [job] and [terms]")
-    return job_spec(tables.get("job", {}), tables.get("terms", {}), now, str(path))
+        if name not in ("job", "terms", "economics") or not isinstance(table, dict):
+            known = 'the tables [job] and [terms], and [economics] with `reward = "auto"`'
+            raise UserError(f"{path}: `{name}` is not known here; a job file has {known}")
+    return job_spec(tables.get("job", {}), tables.get("terms", {}), now, str(path), tables.get("economics"), say)
 
 
-def job_spec(job: Mapping[str, Any], terms: Mapping[str, Any], now: float, source: str) -> schema.JobSpec:
-    """As `load_job`, from the two tables; `source` is named in errors."""
+def job_spec(
+    job: Mapping[str, Any],
+    terms: Mapping[str, Any],
+    now: float,
+    source: str,
+    economics: Mapping[str, Any] | None = None,
+    say: Say = lambda text: None,
+) -> schema.JobSpec:
+    """As `load_job`, from the tables; `source` is named in errors."""
     job = _table(job, _JOB, "job", source)
     terms = _table(terms, _TERMS, "terms", source)
     _check_model(job, source)
     _check_terms(terms, source)
+    stake = parse_amount(terms["stake"], f"`stake` in [terms] of {source}")
     return schema.JobSpec(
         dataset=job["dataset"],
         model=schema.ModelSpec(sizes=job["sizes"]),
@@ -91,12 +106,23 @@ def job_spec(job: Mapping[str, Any], terms: Mapping[str, Any], now: float, sourc
         seed=job["seed"],
         goal_accuracy=job["goal_accuracy"],
         terms=schema.Terms(
-            reward_wei=str(parse_amount(terms["reward"], f"`reward` in [terms] of {source}")),
-            stake_wei=str(parse_amount(terms["stake"], f"`stake` in [terms] of {source}")),
+            reward_wei=str(_reward(terms, stake, economics, source, say)),
+            stake_wei=str(stake),
             deadline=int(now) + terms["deadline_s"],
             **{key: terms[key] for key in _TERMS if key not in ("reward", "stake", "deadline_s")},
         ),
     )
+
+
+def _reward(terms: Mapping[str, Any], stake: int, economics: Mapping[str, Any] | None, source: str, say: Say) -> int:
+    """Wei, as the file has it or computed."""
+    if terms["reward"] != AUTO:
+        if economics is not None:
+            raise UserError(f'[economics] of {source} is read only with `reward = "auto"` in [terms]')
+        return parse_amount(terms["reward"], f"`reward` in [terms] of {source}")
+    found = auto_reward(_table(economics or {}, _ECONOMICS, "economics", source), terms["slots"], stake, source)
+    say(found.reason)
+    return found.wei
 
 
 def escrow_wei(terms: schema.Terms) -> int:
@@ -115,7 +141,7 @@ def _table(given: Mapping[str, Any], known: Mapping[str, tuple[type, Any]], name
         if kind is float and type(value) is int:
             value = float(value)
         # amounts are strings with a unit; parse_amount says so better than a type error can
-        if type(value) is not kind and key not in ("reward", "stake"):
+        if type(value) is not kind and key not in _AMOUNTS:
             raise UserError(f"`{key}` in [{name}] of {source}: expected {_TYPE_NAMES[kind]}, got {value!r}")
         values[key] = value
     for key, (_, default) in known.items():

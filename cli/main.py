@@ -12,7 +12,9 @@ from click.shell_completion import get_completion_class
 from cli.account import account
 from cli.data import data
 from cli.demo import demo
+from cli.economics import economics
 from cli.errors import NODE_ERROR, USER_ERROR, CommandError
+from cli.history import history
 from cli.init import init
 from cli.job import job
 from cli.output import colours
@@ -55,7 +57,9 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "flnode", "_FLNODE_COMPLETE").source())
 
 
-for command in (init, start, stop, status, peers, data, job, account, validator, testnet, demo):
+account.add_command(history)
+
+for command in (init, start, stop, status, peers, data, job, account, validator, testnet, demo, economics):
     cli.add_command(command)
 
 

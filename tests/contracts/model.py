@@ -90,8 +90,9 @@ class Job:
 class Model:
     """All jobs, and what everybody is owed."""
 
-    def __init__(self, chain_id: int) -> None:
+    def __init__(self, chain_id: int, refusers: tuple[bytes, ...] = ()) -> None:
         self.chain_id = chain_id
+        self.refusers = refusers  # accounts that revert when they are paid
         self.jobs: dict[int, Job] = {}
         self.owed: dict[bytes, int] = defaultdict(int)
         self.burned = 0
@@ -214,6 +215,8 @@ class Model:
         if job.state == b.ENDED and sender in job.pool:
             self.log(b.Left(number, sender, self.remove(number, sender)))
         if amount := self.owed.pop(sender, 0):
+            if sender in self.refusers:
+                raise Refused("")
             self.log(b.Withdrawn(sender, amount))
 
     # ---- anyone ----

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from chain import economics
 from chain.contracts import bindings as b
-from chain.contracts import calls
+from chain.contracts import calls, compiled
 from chain.contracts.calls import Call
 from chain.genesis import GAS_LIMIT_MIN
 from tests.contracts.evm_harness import BLOCK_GAS
@@ -29,6 +32,8 @@ from tests.contracts.world import (
     reveal_call,
 )
 
+PAID = ("payable", "nonpayable")
+GROWTH_MAX = 20_000  # gas; a place in the array that was warm or empty, and no loop over ninety workers more
 SPARE = 1.1  # every limit is at least this much above what was measured
 
 
@@ -72,15 +77,41 @@ def test_a_round_costs_what_its_slots_cost(table: dict[str, int], slots: int, fi
     assert len(world.slots) == slots
 
 
+def costs_of_every_call(table: dict[str, int], enrolled: int) -> dict[str, int]:
+    """Each call of a worker and of anyone in a job of five slots with so many enrolled."""
+    world = World()
+    job = world.post(slots=5, rounds_max=10)
+    world.enrol(job, enrolled)
+    play(world, job, 1)
+    costs: dict[str, int] = {}
+
+    def measure(what: str, sender: bytes, call: Call) -> None:
+        costs[what] = gas_of(world, table, f"{what}, 5 of {enrolled}", sender, call)
+
+    measure("finalise", OWNER, b.finalise(job, 1, 1, False))
+    first, second, third, *rest = world.slots
+    measure("commit", first, commit_call(first, job, 2, 1))
+    world.commit(job, 2, workers=[second, third, *rest])
+    measure("reveal", first, reveal_call(first, job, 2, 1, GOOD))
+    world.reveal(job, {second: GOOD, third: GOOD}, 2)
+    world.do(OWNER, b.finalise(job, 2, 1, False))
+    world.wait(TERMS.reveal_window_s)
+    measure("expire", STRANGER, b.expire(job, 2, 1))
+    world.wait(TERMS.last_call_s)
+    measure("close", STRANGER, b.close(job, 2, 1))
+    measure("settle", STRANGER, b.settle(job, rest[0]))
+    world.do(first, b.settle(job, first))
+    measure("withdraw", first, b.withdraw(job))
+    measure("leave", first, b.leave(job))
+    measure("enrol", WORKERS[enrolled - 1 if WORKERS[enrolled - 1] != first else 0], b.enrol(job, STAKE))
+    measure("top_up", STRANGER, b.top_up(job, 1, replace(TERMS, slots=5)))
+    measure("cancel", OWNER, b.cancel(job))
+    return costs
+
+
 def test_cost_does_not_grow_with_the_number_enrolled(table: dict[str, int]) -> None:
-    costs = {}
-    for enrolled in (10, 100):
-        world = World()
-        job = world.post(slots=5)
-        world.enrol(job, enrolled)
-        play(world, job, 1)
-        costs[enrolled] = gas_of(world, table, f"finalise, 5 of {enrolled}", OWNER, b.finalise(job, 1, 1, False))
-    assert costs[100] < 1.1 * costs[10]
+    few, many = costs_of_every_call(table, 10), costs_of_every_call(table, 100)
+    assert {what: gas for what, gas in many.items() if gas > few[what] + GROWTH_MAX} == {}
 
 
 def test_joining_and_leaving(table: dict[str, int]) -> None:
@@ -181,3 +212,36 @@ def test_changing_the_validators(table: dict[str, int], count: int) -> None:
     gas_of(world, table, what, WORKERS[needed - 2], b.approve(1))
     assert world.evm.query(b.epoch_view()) == 1
     assert calls.APPROVE_GAS < GAS_LIMIT_MIN
+
+
+def measure_all(table: dict[str, int]) -> None:
+    """So that what follows can run alone."""
+    for slots in (3, 5, 31):
+        test_a_round_costs_what_its_slots_cost(table, slots, BLOCK_GAS)
+    test_cost_does_not_grow_with_the_number_enrolled(table)
+    test_joining_and_leaving(table)
+    test_calls_that_settle_seats_on_the_way(table)
+    test_the_dearest_openings_fit_their_gas_and_a_block(table)
+    test_an_auto_finalised_majority_opens_the_next_round_within_its_gas(table)
+
+
+def test_the_page_has_what_was_measured(table: dict[str, int]) -> None:
+    if "close that voids, evicts and opens 31 slots" not in table:
+        measure_all(table)
+    page = (Path(__file__).parent.parent.parent / "docs" / "PROTOCOL.md").read_text()
+    written = dict(re.findall(r"^\| (.+?) \| ([\d.]+[kM]) \|$", page.partition("### Gas")[2], flags=re.MULTILINE))
+    assert written == {what: short(table[what]) for what in written}
+    paid = {each["name"] for each in compiled()["replicated"]["abi"] if each.get("stateMutability") in PAID}
+    assert paid <= {word.rstrip(",") for what in written for word in what.split()}
+
+
+def test_the_economics_reckon_with_what_was_measured(table: dict[str, int]) -> None:
+    if "withdraw with 8 seats" not in table:
+        measure_all(table)
+    assert pytest.approx(table["commit, 3 slots"], rel=0.05) == economics.COMMIT_GAS
+    assert pytest.approx(table["reveal, 3 slots"], rel=0.05) == economics.REVEAL_GAS
+    assert pytest.approx(table["withdraw with 8 seats"] / 8, rel=0.05) == economics.WITHDRAW_GAS
+
+
+def short(gas: int) -> str:
+    return f"{gas / 1e6:.2f}M" if gas >= 1_000_000 else f"{gas / 1e3:.0f}k"

@@ -1,7 +1,8 @@
-"""The contract beside its model: any calls, in any order, by anyone, at any time.
+"""The contract beside its model: any calls, in any order, by anyone, at any time; some callers are contracts.
 
 Every call succeeds in both with the same events, or is refused by both with the same words; after every call the books
-are equal to the wei, and are what the contract really holds.
+are equal to the wei, and are what the contract really holds. A bookkeeper that does not know the model checks what the
+contract promises; at the end everything can be brought to an end, and everybody gets what is theirs.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from chain.contracts import REPLICATED
 from chain.contracts import bindings as b
 from chain.contracts.calls import Call
-from chain.contracts.events import Terms
+from chain.contracts.events import Event, Terms
 from chain.masking import SECP256K1_ORDER
+from tests.contracts.bookkeeper import Bookkeeper
+from tests.contracts.callers import CALLERS, FORWARDER, REFUSER, code_of, through
 from tests.contracts.evm_harness import CHAIN_ID, WEALTH, Evm, Reverted
 from tests.contracts.model import UPDATE_SIZE_MAX, Model, Refused
 from tests.contracts.world import BAD, BASE, GOOD, KEYS, MANIFEST, NOW, OWNER, SEED, STRANGER, WORKERS, secrets
@@ -37,7 +40,7 @@ TERMS = Terms(
     deadline=NOW + 3_000,
     auto_finalise=False,
 )
-POOL = WORKERS[:6]
+POOL = (*WORKERS[:6], *CALLERS)
 PEOPLE = (*POOL, OWNER, STRANGER)
 JOBS_MAX = 2
 LATE = 60  # calls before anybody tries to end a job
@@ -73,9 +76,11 @@ class Everybody(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.evm = Evm(timestamp=NOW)
-        self.model = Model(CHAIN_ID)
+        self.model = Model(CHAIN_ID, refusers=(REFUSER,))
+        self.bookkeeper = Bookkeeper()
         self.calls = 0
-        self.settled: set[tuple[object, ...]] = set()
+        for caller in CALLERS:
+            self.evm.place(caller, code_of(caller))
         for person in PEOPLE:
             self.evm.fund(person)
         self.wealth = sum(map(self.evm.balance, PEOPLE))
@@ -92,24 +97,29 @@ class Everybody(RuleBasedStateMachine):
         except Refused as error:
             refused = str(error)
         try:
-            done = self.evm.transact(sender, call).events
+            done = self.transact(sender, call)
         except Reverted as error:
             reverted = error.reason
         assert reverted == refused
         assert done == expected
         event(f"{act.__name__}: {refused or 'done'}")
-        for settled in done:
-            if isinstance(settled, b.SeatSettled):
-                seat = (settled.job, settled.round, settled.attempt, settled.worker)
-                assert seat not in self.settled, "settled twice"
-                self.settled.add(seat)
         self.check_books()
         return refused is None
+
+    def transact(self, sender: bytes, call: Call) -> list[Event]:
+        """By the person, or by whoever has the contract call."""
+        if sender in CALLERS:
+            done = self.evm.transact(STRANGER, through(sender, call)).events
+        else:
+            done = self.evm.transact(sender, call).events
+        self.bookkeeper.see(sender, call.value, done)
+        return done
 
     def check_books(self) -> None:
         books = self.evm.query(b.books_view())
         assert books == self.model.books()
         held = self.evm.balance(REPLICATED)
+        self.bookkeeper.check(held, self.evm.balance(ZERO))
         assert held == books.held
         assert self.evm.balance(ZERO) == books.burned
         assert sum(map(self.evm.balance, PEOPLE)) + held + books.burned == self.wealth
@@ -124,16 +134,21 @@ class Everybody(RuleBasedStateMachine):
             self.send_enrol(worker, 1, 600)
 
     @precondition(lambda self: len(self.model.jobs) < JOBS_MAX)
-    @rule(terms=terms_strategy, short=mostly(0, 1), size=mostly(1_000, 0, UPDATE_SIZE_MAX, UPDATE_SIZE_MAX + 1))
-    def post(self, terms: Terms, short: int, size: int) -> None:
-        self.send_post(OWNER, terms, max(0, terms.escrow - short), size)
+    @rule(
+        sender=mostly(OWNER, POOL[0], FORWARDER),
+        terms=terms_strategy,
+        short=mostly(0, 1),
+        size=mostly(1_000, 0, UPDATE_SIZE_MAX, UPDATE_SIZE_MAX + 1),
+    )
+    def post(self, sender: bytes, terms: Terms, short: int, size: int) -> None:
+        self.send_post(sender, terms, max(0, terms.escrow - short), size)
 
     def send_post(self, sender: bytes, terms: Terms, value: int, size: int) -> None:
         call = b.post(MANIFEST, BASE, size, SEED, terms)
         call = Call(call.to, value, call.data, call.gas)
         self.both(sender, call, named("post", self.model.post, sender, value, MANIFEST, BASE, size, SEED, terms))
 
-    @rule(data=st.data(), rounds=mostly(1, 0, 2**32), sender=st.sampled_from((OWNER, STRANGER)), short=mostly(0, 1))
+    @rule(data=st.data(), rounds=mostly(1, 0, 2**32), sender=st.sampled_from(PEOPLE), short=mostly(0, 1))
     def top_up(self, data: st.DataObject, rounds: int, sender: bytes, short: int) -> None:
         job = self.some_job(data)
         terms = self.terms(job)
@@ -143,7 +158,7 @@ class Everybody(RuleBasedStateMachine):
         self.both(sender, call, named("top_up", self.model.top_up, sender, value, job, rounds))
 
     @precondition(lambda self: self.calls > LATE)
-    @rule(data=st.data(), sender=mostly(STRANGER, OWNER))
+    @rule(data=st.data(), sender=mostly(OWNER, *PEOPLE))
     def cancel(self, data: st.DataObject, sender: bytes) -> None:
         job = self.some_job(data)
         self.both(sender, b.cancel(job), named("cancel", self.model.cancel, sender, job))
@@ -246,7 +261,7 @@ class Everybody(RuleBasedStateMachine):
 
     # ---- anyone ----
 
-    @rule(data=st.data(), sender=mostly(OWNER, STRANGER, POOL[0]), stop=mostly(False, True))
+    @rule(data=st.data(), sender=mostly(OWNER, *PEOPLE), stop=mostly(False, True))
     def finalise(self, data: st.DataObject, sender: bytes, stop: bool) -> None:
         self.send_finalise(sender, self.some_round(data), stop)
 
@@ -273,20 +288,76 @@ class Everybody(RuleBasedStateMachine):
         self.both(STRANGER, b.close(*place), named("close", self.model.close, STRANGER, *place))
 
     @precondition(lambda self: self.calls > LATE)
-    @rule(data=st.data())
-    def end(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), sender=st.sampled_from(PEOPLE))
+    def end(self, data: st.DataObject, sender: bytes) -> None:
         job = self.some_job(data)
-        self.both(STRANGER, b.end(job), named("end", self.model.end, STRANGER, job))
+        self.both(sender, b.end(job), named("end", self.model.end, sender, job))
 
-    @rule(data=st.data(), worker=st.sampled_from(PEOPLE))
-    def settle(self, data: st.DataObject, worker: bytes) -> None:
+    @rule(data=st.data(), sender=st.sampled_from(PEOPLE), worker=st.sampled_from(PEOPLE))
+    def settle(self, data: st.DataObject, sender: bytes, worker: bytes) -> None:
         job = self.some_job(data)
-        self.both(STRANGER, b.settle(job, worker), named("settle", self.model.settle, STRANGER, job, worker))
+        self.both(sender, b.settle(job, worker), named("settle", self.model.settle, sender, job, worker))
 
     @rule(seconds=mostly(1, 9, 20, 60, 1_500))
     def pass_time(self, seconds: int) -> None:
         self.evm.timestamp += seconds
         self.evm.number += 1
+
+    # ---- the end ----
+
+    def teardown(self) -> None:
+        """After the deadlines one person, the owner or a stranger, brings every job and round to its end; then all get
+        what is theirs. Of every third example, because it takes a while.
+        """
+        if self.calls % 3:
+            return
+        sender = OWNER if self.calls % 2 else STRANGER
+        self.pass_time(3_000)
+        for job in self.model.jobs:
+            self.bring_to_an_end(job, sender)
+        assert self.evm.query(b.open_count_view()) == 0, "an ended job is listed"
+        for job in self.model.jobs:
+            for person in PEOPLE:
+                self.fetch(job, person)
+        books = self.evm.query(b.books_view())
+        assert (books.escrowed, books.reserved, books.free, books.locked) == (0, 0, 0, 0)
+        self.check_money_is_out()
+
+    def bring_to_an_end(self, job: int, sender: bytes) -> None:
+        if self.evm.query(b.job_view(job)).state == b.WAITING:
+            self.transact(sender, b.end(job))
+        for (number, *place), seen in list(self.bookkeeper.rounds.items()):
+            if number != job:
+                continue
+            for _ in range(3):  # commits, reveals, late reveals
+                if seen.over:
+                    break
+                if seen.majority is not None and seen.winner is None:
+                    self.transact(sender, b.finalise(job, *place, False))
+                    continue
+                shown = self.evm.query(b.round_view(job, *place))
+                self.pass_time(max(0, shown.deadline - self.evm.timestamp))
+                if shown.last_call_until == 0:
+                    self.transact(sender, b.expire(job, *place))
+                self.pass_time(TERMS.last_call_s)
+                self.transact(sender, b.close(job, *place))
+
+    def fetch(self, job: int, person: bytes) -> None:
+        """All that an account has in a job, and all that it is owed; who refuses its money is owed it still."""
+        view = self.evm.query(b.enrolment_view(job, person))
+        for _ in range((view.tail - view.head) // 8 + 1):
+            self.transact(STRANGER, b.settle(job, person))
+        if person == REFUSER:
+            if view.position:
+                self.transact(person, b.leave(job))
+        else:
+            self.transact(person, b.withdraw(job))
+
+    def check_money_is_out(self) -> None:
+        held = self.evm.balance(REPLICATED)
+        self.bookkeeper.check(held, self.evm.balance(ZERO))
+        self.bookkeeper.check_all_is_over(REFUSER)
+        assert held == self.evm.query(b.balance_view(REFUSER))
 
     # ---- views, and where to act ----
 
@@ -336,7 +407,9 @@ class Everybody(RuleBasedStateMachine):
 
 
 def opening(kind: str, worker: bytes, place: tuple[int, int, int]) -> tuple[bytes, bytes]:
-    """R and S as an honest worker makes them, or not quite."""
+    """R and S as an honest worker makes them, or not quite. A contract has no key to sign with: it takes another's."""
+    if worker in CALLERS:
+        worker = STRANGER
     r, mask = secrets(worker, *place)
     match kind:
         case "high s":
