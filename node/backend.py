@@ -27,11 +27,12 @@ from node.datasets import Datasets
 from node.feed import Feed
 from node.jobs import JobView
 from node.learner_pool import LearnerError
+from node.learner_screen import learner_info
 from node.ledger import Ledger
 from node.link import Link
 from node.models import Models
 from node.p2p.host import Network
-from node.performer import Activity, Performer
+from node.performer import Performer
 from node.version import VERSION
 
 T = TypeVar("T")
@@ -102,7 +103,7 @@ class NodeBackend:
                 enrolled=sum(address in job.records and job.records[address].enrolled for job in jobs),
             ),
             balance_wei=str(chain.balance(address)),
-            learner=_learner(self.performer.activity),
+            learner=learner_info(self.performer.activity, self.performer.learner),
             memory=schema.MemoryInfo(_rss(os.getpid()), _rss(self._learner_pid())),
             waiting_for=None if waiting is None else waiting[0],
             waiting_since_s=None if waiting is None else round(self.clock() - waiting[1], 1),
@@ -356,17 +357,6 @@ class NodeBackend:
 
     def _learner_pid(self) -> int | None:
         return None if self.performer.learner is None else self.performer.learner.pid
-
-
-def _learner(activity: Activity) -> schema.LearnerInfo:
-    key = activity.key
-    return schema.LearnerInfo(
-        state=activity.state,
-        job=None if key is None else key.job,
-        round=None if key is None else key.round,
-        step=activity.step,
-        steps=activity.steps,
-    )
 
 
 def _terms(terms: schema.Terms) -> b.Terms:
