@@ -10,6 +10,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from cli.account import account
+from cli.conformance import conformance
 from cli.data import data
 from cli.demo import demo
 from cli.errors import NODE_ERROR, USER_ERROR, CommandError
@@ -53,7 +54,7 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "flnode", "_FLNODE_COMPLETE").source())
 
 
-for command in (init, start, stop, status, peers, data, job, account, testnet, demo):
+for command in (init, start, stop, status, peers, data, job, account, testnet, demo, conformance):
     cli.add_command(command)
 
 
