@@ -99,7 +99,7 @@ def create_nodes(root: Path, plan: Plan) -> list[Node]:
                     config,
                     p2p=msgspec.structs.replace(config.p2p, listen=_listen(plan.host, ports.get(member.name, 0))),
                     worker=WorkerConfig(deposit_stakes=plan.deposit_stakes),
-                    learner=LearnerConfig(threads=1, device="cpu"),
+                    learner=LearnerConfig(threads=1, device="cpu", sandbox="try"),  # it trains our own jobs
                     misbehaviour=MisbehaviourConfig(behaviour=behaviour),
                 ),
                 member,

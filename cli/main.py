@@ -10,6 +10,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from cli.account import account
+from cli.conformance import conformance
 from cli.data import data
 from cli.demo import demo
 from cli.economics import economics
@@ -59,7 +60,9 @@ def completion(shell: str) -> None:
 
 account.add_command(history)
 
-for command in (init, start, stop, status, peers, data, job, account, validator, testnet, demo, economics):
+for command in (
+    init, start, stop, status, peers, data, job, account, validator, testnet, demo, economics, conformance,
+):  # fmt: skip
     cli.add_command(command)
 
 

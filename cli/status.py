@@ -45,7 +45,7 @@ def _screen(s: schema.Status) -> Table:
         ("peers", str(s.peers)),
         ("transactions", f"{s.pending_transactions} pending"),
         ("jobs", f"{s.jobs.open} open, {s.jobs.ended} ended, {s.jobs.owned} own, {s.jobs.enrolled} enrolled in"),
-        ("learner", _learner(s.learner)),
+        ("learner", learner_in_words(s.learner)),
         ("memory", f"{mebibytes(s.memory.node_bytes)} node, {mebibytes(s.memory.learner_bytes)} learner"),
         ("refused", refused),
         ("waits for", waiting),
@@ -53,10 +53,15 @@ def _screen(s: schema.Status) -> Table:
     return table(("", ""), rows)
 
 
-def _learner(learner: schema.LearnerInfo) -> str:
+def learner_in_words(learner: schema.LearnerInfo) -> str:
+    """What it does, or why it does nothing, and which walls it lacks."""
     text: str = learner.state
     if learner.job is not None:
         text += f", job {learner.job} round {learner.round}"
     if learner.steps:
         text += f", step {learner.step} of {learner.steps}"
+    if learner.reason:
+        text += f": {learner.reason}"
+    if learner.walls_missing:
+        text += f"; its sandbox is not whole: {'; '.join(learner.walls_missing)}"
     return text

@@ -1,7 +1,8 @@
 """The learner's process: `python -m learner.process --folder DIR`. Frames on stdin and stdout, logs on stderr.
 
 It puts up its walls, imports torch, checks that the machine conforms, says `Ready`, and then does jobs one at a time
-until stdin ends. A `Cancel` is seen between two steps. A machine that does not conform refuses every job. A bug is
+until stdin ends. A `Cancel` is seen between two steps. A machine that does not conform, or has not all the walls that
+are required, refuses every job. A bug is
 a traceback on stderr and a dead process; the node starts another.
 """
 
@@ -35,6 +36,7 @@ from learner.protocol import (
     Job,
     Progress,
     Ready,
+    Walls,
 )
 
 if TYPE_CHECKING:
@@ -107,10 +109,13 @@ class Pipe:
         self._frames.feed(data)
 
 
-def serve(pipe: Pipe, workbench: Workbench, ready: Ready, clock: Callable[[], float] = time.monotonic) -> NoReturn:
+def serve(
+    pipe: Pipe, workbench: Workbench | None, ready: Ready, clock: Callable[[], float] = time.monotonic
+) -> NoReturn:
     """Answer requests until the parent is gone (ParentGone).
 
     Args:
+        workbench: None only where ready.conforms is false.
         clock: seconds, for the spacing of progress.
     """
     while True:
@@ -120,7 +125,7 @@ def serve(pipe: Pipe, workbench: Workbench, ready: Ready, clock: Callable[[], fl
                 continue  # the job that it names has ended
             case Describe():
                 pipe.send(msgspec.structs.replace(ready, id=request.id))
-            case _ if not ready.conforms:
+            case _ if workbench is None or not ready.conforms:
                 pipe.send(Failed(id=request.id, kind="nonconforming", message=ready.reason))
             case _:
                 pipe.send(_do(pipe, workbench, request, clock))
@@ -166,10 +171,21 @@ def _is_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
 
 
-def _prepare(options: argparse.Namespace, folder: Path) -> tuple[Workbench, Ready]:
-    """Walls first, then torch: nothing that a library does at import escapes them."""
-    may_use_cuda = options.device.startswith("cuda") or (options.device == "auto" and Path("/dev/nvidiactl").exists())
-    walls = sandbox.raise_walls(folder, options.memory_max_mb * 2**20, options.sandbox, may_use_cuda)
+def _prepare(options: argparse.Namespace, folder: Path) -> tuple[Workbench | None, Ready]:
+    """Walls first, then torch: nothing that a library does at import escapes them.
+
+    Raises:
+        ImportError: torch is missing.
+    """
+    device, has_cuda = options.device, Path("/dev/nvidiactl").exists()
+    if device == "auto" and has_cuda and options.sandbox == "require":
+        print('learner: a GPU is here, but not with all walls: sandbox = "try" would use it', file=sys.stderr)
+        device = "cpu"
+    may_use_cuda = device.startswith("cuda") or (device == "auto" and has_cuda)
+    try:
+        walls = sandbox.raise_walls(folder, options.memory_max_mb * 2**20, options.sandbox, may_use_cuda)
+    except sandbox.WallMissing as error:
+        return None, _unfit(options, str(error))
     started = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -183,10 +199,9 @@ def _prepare(options: argparse.Namespace, folder: Path) -> tuple[Workbench, Read
     torch.set_num_threads(options.threads)
     torch.set_grad_enabled(False)
     torch.set_flush_denormal(False)
-    name = options.device
-    if name == "auto":
-        name = "cuda:0" if may_use_cuda and torch.cuda.is_available() else "cpu"
-    machine = Machine(torch.device(name), BACKENDS[options.backend])
+    if device == "auto":
+        device = "cuda:0" if may_use_cuda and torch.cuda.is_available() else "cpu"
+    machine = Machine(torch.device(device), BACKENDS[options.backend])
     imported = time.monotonic()
     reason = nonconformity(machine)
     ready = Ready(
@@ -194,7 +209,7 @@ def _prepare(options: argparse.Namespace, folder: Path) -> tuple[Workbench, Read
         conforms=not reason,
         reason=reason,
         torch=str(torch.__version__),
-        device=name,
+        device=device,
         backend=options.backend,
         threads=options.threads,
         walls=walls,
@@ -202,6 +217,14 @@ def _prepare(options: argparse.Namespace, folder: Path) -> tuple[Workbench, Read
         check_ms=(time.monotonic() - imported) * 1e3,
     )
     return Workbench(folder, machine), ready
+
+
+def _unfit(options: argparse.Namespace, reason: str) -> Ready:
+    """What a process says that will do no job, and therefore need not import torch."""
+    return Ready(
+        id=SPEAKS_FIRST, conforms=False, reason=reason, torch="", device=options.device, backend=options.backend,
+        threads=options.threads, walls=Walls(), import_ms=0.0, check_ms=0.0,
+    )  # fmt: skip
 
 
 def _device(text: str) -> str:
@@ -219,13 +242,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", type=_device, default="auto", help="auto, cpu or cuda:N")
     parser.add_argument("--backend", choices=("f64", "int8"), default="f64")
     parser.add_argument("--memory-max-mb", type=int, default=2048, metavar="N")
-    parser.add_argument("--sandbox", choices=sandbox.MODES, default="try")
+    parser.add_argument("--sandbox", choices=sandbox.MODES, default="require")
     options = parser.parse_args(arguments)
     folder = options.folder.resolve(strict=True)
     pipe = Pipe.take_over()
     try:
         workbench, ready = _prepare(options, folder)
-    except (sandbox.WallMissing, ImportError) as error:
+    except ImportError as error:
         print(f"learner: cannot start: {error}", file=sys.stderr)
         return CANNOT_START
     try:

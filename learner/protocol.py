@@ -17,7 +17,7 @@ from learner.manifest import MANIFEST_BYTES_MAX, Digest
 
 FRAME_BYTES_MAX: Final = 64 * 1024
 PROGRESS_INTERVAL_S: Final = 0.1
-CANNOT_START: Final = 78  # exit status (EX_CONFIG of sysexits.h): a wall or a library is missing
+CANNOT_START: Final = 78  # exit status (EX_CONFIG of sysexits.h): a library is missing
 SPEAKS_FIRST: Final = 0  # the id of the frame that nobody asked for
 
 _LENGTH: Final = struct.Struct(">I")
@@ -89,6 +89,7 @@ class Walls(msgspec.Struct, frozen=True, kw_only=True):
     """Which walls stand around the process; `missing` says why the others do not."""
 
     no_new_privileges: bool = False
+    no_capabilities: bool = False
     landlock_abi: int = 0
     seccomp: bool = False
     limits: bool = False
@@ -96,10 +97,10 @@ class Walls(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(Reply, frozen=True, tag="ready"):
-    """The process and whether its machine computes as the arithmetic asks."""
+    """The process, and whether it does jobs: its machine computes as the arithmetic asks, and its walls stand."""
 
     conforms: bool
-    reason: str  # empty when it conforms
+    reason: str  # why it refuses every job; empty when it conforms
     torch: str
     device: str
     backend: str

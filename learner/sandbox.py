@@ -1,14 +1,14 @@
 """Walls around the learner's process: it reads libraries and its folder, writes only its folder, talks to nobody.
 
-Linux only, unprivileged, by system call: no_new_privs, Landlock (files), seccomp (network, programs, other
-processes, file modes, which Landlock does not cover), resource limits. Each wall that cannot be had is reported; with
-mode "require" its lack is an error. Sources: landlock(7), seccomp(2), linux/bpf_common.h, the kernel's syscall tables.
+Linux only, unprivileged, by system call: no_new_privs, no capabilities, Landlock (files), seccomp (learner.seccomp:
+network, programs, other processes, what Landlock does not cover), resource limits. Each wall that cannot be had is
+reported; with mode "require" its lack is an error. What is left to see: names, sizes and times of files (stat needs no
+opening), and that others' processes exist. Sources: landlock(7), seccomp(2), capabilities(7), getrlimit(2).
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import platform
 import resource
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from learner import seccomp
 from learner.canonical import STATE_BYTES_MAX
 from learner.protocol import Walls
 
@@ -49,57 +50,10 @@ _SYSTEM_FILES: Final = (
     "/dev/urandom",
 )
 
-# Refused system calls: (x86_64, aarch64), None where the machine has no such call.
-_REFUSED: Final[dict[str, tuple[int | None, int | None]]] = {
-    "socket": (41, 198),
-    "socketpair": (53, 199),
-    "connect": (42, 203),
-    "bind": (49, 200),
-    "listen": (50, 201),
-    "accept": (43, 202),
-    "accept4": (288, 242),
-    "execve": (59, 221),
-    "execveat": (322, 281),
-    "fork": (57, None),
-    "vfork": (58, None),
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "pidfd_open": (434, 434),
-    "pidfd_getfd": (438, 438),
-    "kcmp": (312, 272),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "mount": (165, 40),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425),
-    "open_by_handle_at": (304, 265),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "chmod": (90, None),
-    "fchmod": (91, 52),
-    "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
-    "chown": (92, None),
-    "lchown": (94, None),
-    "fchown": (93, 55),
-    "fchownat": (260, 54),
-    "setxattr": (188, 5),
-    "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7),
-}
-_MACHINES: Final = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
-_CLONE, _CLONE3 = (56, 220), 435
-_CLONE_THREAD: Final = 0x10000
-_SECCOMP: Final = (317, 277)
-_X32_BIT: Final = 0x40000000
-
-_LOAD, _IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_AT_NUMBER, _AT_ARCHITECTURE, _AT_FIRST_ARGUMENT = 0, 4, 16
+# Landlock holds for root too, but not what else root may do: what is kept only overrides the modes of files.
+_CAPSET: Final = (126, 91)
+_CAPABILITIES_VERSION: Final = 0x20080522
+_KEPT_CAPABILITIES: Final = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
 
 class WallMissing(Exception):
@@ -130,18 +84,20 @@ def raise_walls(folder: Path, memory_max: int, mode: str, uses_cuda: bool) -> Wa
 
     no_new_privileges = attempt("no_new_privs", _no_new_privileges)
     if uses_cuda:
-        missing.append("landlock, seccomp, limits: not with CUDA")
-        limits = landlock = seccomp = 0
+        missing.append("capabilities, landlock, seccomp, limits: not with CUDA")
+        capabilities = limits = landlock = system_calls = 0
     else:
+        capabilities = attempt("capabilities", _capabilities)
         limits = attempt("limits", lambda: _limits(memory_max))
         landlock = attempt("landlock", lambda: _landlock(folder))
-        seccomp = attempt("seccomp", _seccomp)
+        system_calls = attempt("seccomp", _seccomp)
     if mode == "require" and missing:
         raise WallMissing(f"the sandbox is required and not whole: {'; '.join(missing)}")
     return Walls(
         no_new_privileges=bool(no_new_privileges),
+        no_capabilities=bool(capabilities),
         landlock_abi=landlock,
-        seccomp=bool(seccomp),
+        seccomp=bool(system_calls),
         limits=bool(limits),
         missing=tuple(missing),
     )
@@ -219,45 +175,28 @@ def _allow(rules: int, path: str, rights: int) -> None:
         os.close(handle)
 
 
-def _seccomp() -> int:
-    machine = platform.machine()
-    if machine not in _MACHINES:
-        raise ValueError(f"no table for {machine}")
-    column, architecture = _MACHINES[machine]
-    program = b"".join(_filter(column, architecture))
-    buffer = ctypes.create_string_buffer(program)
-    header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
-    _call(_SECCOMP[column], 1, 1, header)  # SECCOMP_SET_MODE_FILTER, for all threads
+def _capabilities() -> int:
+    """Give up, for good, what root may do beyond reading and writing where the modes of files forbid it."""
+    column, _ = _machine()
+    header = struct.pack("Ii", _CAPABILITIES_VERSION, 0)
+    now = ctypes.create_string_buffer(24)
+    _call(_CAPSET[column] - 1, header, ctypes.addressof(now))  # capget
+    kept = [words & _KEPT_CAPABILITIES for words in struct.unpack("6I", now.raw)[:2]]
+    _call(_CAPSET[column], header, struct.pack("6I", *kept, 0, 0, 0, 0))
     return 1
 
 
-def _filter(column: int, architecture: int) -> list[bytes]:
-    """The BPF program: refuse with EPERM what is in the table, allow the rest; threads, but no processes."""
+def _seccomp() -> int:
+    column, architecture = _machine()
+    program = seccomp.program(column, architecture, os.getpid())
+    buffer = ctypes.create_string_buffer(program)
+    header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
+    _call(seccomp.SECCOMP[column], 1, 1, header)  # SECCOMP_SET_MODE_FILTER, for all threads
+    return 1
 
-    def instruction(code: int, if_true: int, if_false: int, value: int) -> bytes:
-        return struct.pack("HBBI", code, if_true, if_false, value)
 
-    refuse = instruction(_RETURN, 0, 0, _ERRNO | errno.EPERM)
-    allow = instruction(_RETURN, 0, 0, _ALLOW)
-    kill = instruction(_RETURN, 0, 0, _KILL)
-    program = [
-        instruction(_LOAD, 0, 0, _AT_ARCHITECTURE),
-        instruction(_IF_EQUAL, 1, 0, architecture),
-        kill,
-        instruction(_LOAD, 0, 0, _AT_NUMBER),
-    ]
-    if column == 0:  # the x32 calls of x86_64 would go around the table
-        program += [instruction(_IF_AT_LEAST, 0, 1, _X32_BIT), kill]
-    for numbers in _REFUSED.values():
-        if (number := numbers[column]) is not None:
-            program += [instruction(_IF_EQUAL, 0, 1, number), refuse]
-    # The flags of clone3 are behind a pointer; told that it does not exist, the C library uses clone.
-    program += [instruction(_IF_EQUAL, 0, 1, _CLONE3), instruction(_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
-    program += [
-        instruction(_IF_EQUAL, 0, 3, _CLONE[column]),
-        instruction(_LOAD, 0, 0, _AT_FIRST_ARGUMENT),
-        instruction(_IF_ANY_BIT, 1, 0, _CLONE_THREAD),
-        refuse,
-        allow,
-    ]
-    return program
+def _machine() -> tuple[int, int]:
+    machine = platform.machine()
+    if machine not in seccomp.MACHINES:
+        raise ValueError(f"no table for {machine}")
+    return seccomp.MACHINES[machine]

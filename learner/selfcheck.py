@@ -1,95 +1,94 @@
-"""Does this machine compute as the arithmetic asks? Asked once, before the first job.
+"""Does this machine compute as the arithmetic asks? Asked once, before the first job, and by `flnode conformance`.
 
 A machine that differs in one bit would lose every vote and every stake, so it had better not begin.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import math
+import time
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import torch
+from torch import Tensor
 
-from learner.data import Dataset
-from learner.exact import philox
-from learner.exact.loss import exp, log
-from learner.manifest import BITS_MAX, Manifest, Mlp
-from learner.train import Machine, initial_bytes, load_samples, train_round
+from learner import golden
+from learner.exact.backends import BACKENDS
+from learner.train import Machine
+from learner.verdict import ANY_BACKEND, Verdict
 
-GOLDEN_FUNCTIONS: Final = "d4c316f844a552362d8cffce3fab02641f045ad93c34f15289b8ec92502524c5"
-GOLDEN_STATE: Final = "c5239217810b64c6b54a474f964b72469e993737a507719580bfbcde139056f1"
+Check = Callable[[Machine], bytes]
 
-_SEED: Final = bytes(32)
-_TRAIN, _TEST, _FEATURES, _CLASSES = 96, 8, 20, 5
-_TABLE: Final = 4096
+# Seconds matter at a worker's start: what has been seen to differ between machines, and one whole run.
+_QUICK_PRODUCTS: Final = ("largest", "cancelling", "limbs", "saturating")
+_QUICK_RUNS: Final = ("mlp",)
+
+
+def function_checks() -> dict[str, Check]:
+    """Checks that multiply no matrices, by name."""
+    return {f"function {name}": functools.partial(_function, name) for name in golden.FUNCTIONS}
+
+
+def backend_checks(quick: bool) -> dict[str, Check]:
+    """Checks of a device with a backend, by name."""
+    products = _QUICK_PRODUCTS if quick else tuple(golden.PRODUCTS)
+    runs = _QUICK_RUNS if quick else tuple(golden.PRESETS)
+    return {f"product {name}": functools.partial(_product, name) for name in products} | {
+        f"run {name}": functools.partial(_run, name) for name in runs
+    }
+
+
+def judged(machine: Machine, backend: str, quick: bool, expected: dict[str, str]) -> Iterator[Verdict]:
+    """Check a device with one backend.
+
+    Args:
+        backend: its name, for the verdicts; ANY_BACKEND does the checks that need none.
+        expected: golden.recorded().
+    """
+    checks = function_checks() if backend == ANY_BACKEND else backend_checks(quick)
+    for name, check in checks.items():
+        started = time.perf_counter()
+        try:
+            found = hashlib.sha256(check(machine)).hexdigest()
+        except (
+            Exception
+        ) as error:  # a device that cannot do it does not conform; the other checks still say what it can
+            found = f"{type(error).__name__}: {error}".splitlines()[0]
+        elapsed_ms = (time.perf_counter() - started) * 1e3
+        wanted = expected.get(name, "nothing: the check is not recorded")
+        yield Verdict(name, str(machine.device), backend, found == wanted, wanted, found, elapsed_ms)
+
+
+def machine_with(device: torch.device, backend: str) -> Machine:
+    """The device with a backend; ANY_BACKEND takes the first."""
+    return Machine(device, BACKENDS[next(iter(BACKENDS)) if backend == ANY_BACKEND else backend])
 
 
 def nonconformity(machine: Machine) -> str:
-    """Empty when the machine conforms, else what differs."""
-    for check in (_subnormals, _saturated_product, _function_tables, _golden_run):
-        if reason := check(machine):
-            return reason
+    """Empty when the machine conforms by the quick checks, else the first one that does not."""
+    expected = golden.recorded()
+    name = next((name for name, each in BACKENDS.items() if each is machine.multiply), "its backend")
+    for backend in (ANY_BACKEND, name):
+        for verdict in judged(machine, backend, True, expected):
+            if not verdict.ok:
+                return str(verdict)
     return ""
 
 
-def _subnormals(machine: Machine) -> str:
-    tiny = torch.full((4,), 2.0**-126, device=machine.device) * 0.25
-    return "" if bool((tiny * 4.0 == 2.0**-126).all()) else "subnormal numbers are flushed to zero"
+def _product(name: str, machine: Machine) -> bytes:
+    return _bytes(golden.product(machine, name))
 
 
-def _saturated_product(machine: Machine) -> str:
-    """Every limb and every sum at its largest magnitude, of both signs, over an inner size that is no round number."""
-    limit, inner = 2 ** (BITS_MAX - 1) - 1, 3001
-    a = torch.full((33, inner), float(limit), device=machine.device)
-    b = torch.full((inner, 19), float(limit), device=machine.device)
-    b[:, 1::2] = -limit
-    product = machine.multiply(a, b)
-    good = bool((product[:, ::2] == limit * limit * inner).all() and (product[:, 1::2] == -limit * limit * inner).all())
-    return "" if good else "an integer matrix product is wrong"
+def _function(name: str, machine: Machine) -> bytes:
+    return _bytes(golden.FUNCTIONS[name](machine))
 
 
-def _function_tables(machine: Machine) -> str:
-    u = philox.words(_SEED, "selfcheck/functions", _TABLE).to(machine.device).double()
-    values = torch.cat((exp(u * -(2.0**-27)), log((u + 1.0) * 2.0**-30)))
-    raw = values.cpu().view(torch.int64).tolist()
-    found = hashlib.sha256(b"".join(value.to_bytes(8, "little", signed=True) for value in raw)).hexdigest()
-    return "" if found == GOLDEN_FUNCTIONS else f"exp or log differs: {found}"
+def _run(name: str, machine: Machine) -> bytes:
+    return golden.run(machine, name)
 
 
-def _golden_run(machine: Machine) -> str:
-    """Twenty steps of a small model on made-up samples."""
-    manifest, dataset = golden_job()
-    state = train_round(manifest, initial_bytes(manifest), load_samples(dataset, machine), _SEED, machine)
-    found = hashlib.sha256(state).hexdigest()
-    return "" if found == GOLDEN_STATE else f"a golden training run ended in {found}"
-
-
-def golden_job() -> tuple[Manifest, Dataset]:
-    """The manifest and the samples of the golden run; its batch seed is 32 zero bytes."""
-    rows = _TRAIN + _TEST
-    pixels = philox.words(_SEED, "selfcheck/features", rows * _FEATURES) >> 24
-    labels = philox.words(_SEED, "selfcheck/labels", rows) % _CLASSES
-    dataset = Dataset(
-        element="uint8",
-        scale=-8,
-        classes=_CLASSES,
-        train=_TRAIN,
-        test=_TEST,
-        shape=(_FEATURES,),
-        labels=memoryview(b"".join(label.to_bytes(2, "little") for label in labels.tolist())),
-        features=memoryview(bytes(pixels.tolist())),
-    )
-    data = dataset.encode()
-    manifest = Manifest(
-        model=Mlp((_FEATURES, 24, 16, _CLASSES)),
-        dataset=hashlib.sha256(data).digest(),
-        dataset_size=len(data),
-        batch_size=16,
-        steps=20,
-        learning_rate=0.05,
-        momentum=0.9,
-        init_seed=_SEED,
-    )
-    assert math.prod(dataset.shape) == manifest.model.features
-    return manifest, dataset
+def _bytes(numbers: Tensor) -> bytes:
+    """The numbers in order, little-endian; -0 as +0, which no step distinguishes."""
+    return bytes((numbers.cpu() + 0.0).contiguous().flatten().view(torch.uint8).tolist())

@@ -219,6 +219,8 @@ class Node:
             try:
                 ready = await learner.describe()  # starts the process now, so that the first round need not wait
                 log.info("learner.ready", device=ready.device, torch=ready.torch, walls=ready.walls)
+                if ready.walls.missing:
+                    log.warning("walls.missing", sandbox=config.sandbox, missing=ready.walls.missing)
             except LearnerError as error:
                 log.error("learner.failed", reason=str(error))
             await trio.sleep_forever()

@@ -28,13 +28,14 @@ from node.feed import Feed
 from node.jobs import JobView
 from node.journal import Journal, JournalFull
 from node.learner_pool import LearnerError
+from node.learner_screen import learner_info
 from node.ledger import Ledger
 from node.link import Link
 from node.memory import resident_bytes
 from node.models import Models
 from node.outcome import submitted
 from node.p2p.host import Network
-from node.performer import Activity, Performer
+from node.performer import Performer
 from node.validator_set import ValidatorSet
 from node.version import VERSION
 
@@ -111,7 +112,7 @@ class NodeBackend:
                 enrolled=sum(address in job.records and job.records[address].enrolled for job in jobs),
             ),
             balance_wei=str(chain.balance(address)),
-            learner=_learner(self.performer.activity),
+            learner=learner_info(self.performer.activity, self.performer.learner),
             memory=schema.MemoryInfo(resident_bytes(os.getpid()), resident_bytes(self._learner_pid())),
             waiting_for=None if waiting is None else waiting[0],
             waiting_since_s=None if waiting is None else round(self.clock() - waiting[1], 1),
@@ -375,15 +376,6 @@ class NodeBackend:
         return None if self.performer.learner is None else self.performer.learner.pid
 
 
-def _learner(activity: Activity) -> schema.LearnerInfo:
-    key = activity.key
-    return schema.LearnerInfo(
-        state=activity.state,
-        job=None if key is None else key.job,
-        round=None if key is None else key.round,
-        step=activity.step,
-        steps=activity.steps,
-    )
 
 
 def _hex(data: bytes) -> str:

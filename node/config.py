@@ -108,7 +108,7 @@ class LearnerConfig(_Section, frozen=True):
     sandbox: Annotated[
         Literal["require", "try", "off"],
         Meta(description="Walls around the process: require refuses to train without all of them, try reports."),
-    ] = "try"
+    ] = "require"
     start_timeout_s: Annotated[float, Meta(gt=0, description="For its imports and self-check.")] = 120.0
     job_timeout_s: Annotated[float, Meta(gt=0, description="The longest that one round may take.")] = 3600.0
 

@@ -53,7 +53,7 @@ class LearnerDied(LearnerError):
 
 
 class LearnerUnfit(LearnerError):
-    """This machine does not compute as the arithmetic asks, or the process cannot start here at all."""
+    """This machine does not compute as the arithmetic asks, lacks a wall, or cannot start the process at all."""
 
 
 class NotAReply(Exception):
@@ -79,7 +79,7 @@ class LearnerConfig:
     Attributes:
         folder: its own folder, made if missing; files of jobs that are left in it are deleted.
         device: "auto", "cpu" or "cuda:N".
-        sandbox: "require" refuses to start without all walls, "try" reports what is missing.
+        sandbox: "require" refuses every job without all walls, "try" reports what is missing.
         start_timeout_s: for the imports and the self-check, on a busy machine.
         job_timeout_s: the longest that one job may take.
     """
@@ -89,7 +89,7 @@ class LearnerConfig:
     device: str = "auto"
     backend: Literal["f64", "int8"] = "f64"
     memory_max_mb: int = 2048
-    sandbox: Literal["require", "try", "off"] = "try"
+    sandbox: Literal["require", "try", "off"] = "require"
     start_timeout_s: float = 120.0
     job_timeout_s: float = 3600.0
     program: tuple[str, ...] = (sys.executable, "-P", "-m", "learner.process")

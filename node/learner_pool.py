@@ -71,6 +71,8 @@ class Learner:
         self._last_id = SPEAKS_FIRST
         self._datasets: list[str] = []
         self._closed = False
+        self.ready: Ready | None = None  # what the process last said of itself
+        self.unfit = ""  # why it does no jobs, as far as is known
 
     @property
     def pid(self) -> int | None:
@@ -171,9 +173,15 @@ class Learner:
         self, request: Job | Describe, expected: type[R], progress: Callable[[Progress], None] | None = None
     ) -> R:
         """Send one request and await its final reply; holds the turn, so nobody else's reply can come between."""
-        child = await self._living_child()
-        if not child.ready.conforms:
-            raise LearnerUnfit(child.ready.reason)
+        try:
+            child = await self._living_child()
+            self.ready = child.ready
+            if not child.ready.conforms:
+                raise LearnerUnfit(child.ready.reason)
+        except LearnerUnfit as error:
+            self.unfit = str(error)
+            raise
+        self.unfit = ""
         try:
             with trio.fail_after(self._config.job_timeout_s):
                 reply = await child.converse(request, progress)

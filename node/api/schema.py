@@ -42,13 +42,20 @@ class HeadInfo(msgspec.Struct, frozen=True):
 
 
 class LearnerInfo(msgspec.Struct, frozen=True):
-    """The trainer's subprocess: `step` of `steps` of (`job`, `round`) while training."""
+    """The trainer's subprocess: `step` of `steps` of (`job`, `round`) while training.
+
+    `reason` says why one that failed does no jobs, `walls_missing` which walls of its sandbox do not stand, and why.
+    """
 
     state: LearnerState
     job: int | None = None
     round: int | None = None
     step: int = 0
     steps: int = 0
+    device: str = ""
+    backend: str = ""
+    reason: str = ""
+    walls_missing: list[str] = []
 
 
 class MemoryInfo(msgspec.Struct, frozen=True):

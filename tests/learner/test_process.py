@@ -275,8 +275,8 @@ def test_the_real_process_refuses_jobs_where_its_golden_run_differs_and_keeps_pr
     tmp_path: Path,
 ) -> None:
     program = (
-        "import sys, learner.selfcheck, learner.process\n"
-        "learner.selfcheck.GOLDEN_STATE = '00' * 32\n"
+        "import sys, learner.golden, learner.process\n"
+        "learner.golden.recorded = lambda recorded=learner.golden.recorded: recorded() | {'run mlp': '00' * 32}\n"
         "from learner import sandbox\n"
         "sandbox.raise_walls = lambda *_: print('a stray print') or learner.process.protocol.Walls()\n"
         "sys.exit(learner.process.main(['--folder', sys.argv[1], '--device', 'cpu']))"
@@ -293,6 +293,7 @@ def test_the_real_process_refuses_jobs_where_its_golden_run_differs_and_keeps_pr
     replies = [protocol.decode_reply(frames.next() or b"") for _ in range(2)]
     assert isinstance(replies[0], Ready)
     assert not replies[0].conforms
+    assert "run mlp on cpu with f64: expected 0000" in replies[0].reason
     assert isinstance(replies[1], Failed)
     assert replies[1].kind == "nonconforming"
     assert b"a stray print" in done.stderr

@@ -1,27 +1,33 @@
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from learner import sandbox
+from learner import sandbox, seccomp
 from learner.protocol import Walls
 from learner.sandbox import WallMissing, raise_walls
 
 MEMORY = 2**30
+COLUMN = 1 if platform.machine() == "aarch64" else 0
 
 
 def walled(folder: Path, attempt: str) -> str:
     """The name of the error that `attempt` meets behind the walls, or "done"."""
     program = (
-        "import ctypes, os, socket, subprocess, sys, threading\n"
+        "import ctypes, mmap, os, resource, signal, socket, subprocess, sys, threading\n"
         "from pathlib import Path\n"
         "from learner.sandbox import raise_walls\n"
         "folder = Path(sys.argv[1]).resolve()\n"
         f"walls = raise_walls(folder / 'own', {MEMORY}, 'require', False)\n"
         "assert walls.missing == () and walls.landlock_abi and walls.seccomp and walls.limits\n"
+        "def call(*words):\n"
+        "    library = ctypes.CDLL(None, use_errno=True)\n"
+        "    if library.syscall(*map(ctypes.c_long, words)) < 0:\n"
+        "        code = ctypes.get_errno(); raise OSError(code, os.strerror(code))\n"
         f"try:\n    {attempt}\n    print('done')\n"
         "except Exception as error:\n    print(type(error).__name__)"
     )
@@ -51,6 +57,8 @@ def _walls_can_be_raised_here(tmp_path_factory: pytest.TempPathFactory) -> None:
         "(folder / 'own' / 'file').write_bytes(b'x'); os.replace(folder / 'own' / 'file', folder / 'own' / 'other')",
         "thread = threading.Thread(target=print, args=['']); thread.start(); thread.join()",
         "os.urandom(8); open('/dev/null', 'w').write('x'); import sqlite3",
+        "signal.pthread_kill(threading.get_ident(), 0); os.sched_setaffinity(0, os.sched_getaffinity(0))",
+        "mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()",
     ],
 )
 def test_the_walls_leave_room_for_the_work(tmp_path: Path, attempt: str) -> None:
@@ -70,6 +78,22 @@ def test_the_walls_leave_room_for_the_work(tmp_path: Path, attempt: str) -> None
         ("socket.socket()", "PermissionError"),
         ("socket.socket(socket.AF_UNIX)", "PermissionError"),
         ("socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", "PermissionError"),
+        ("socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)", "PermissionError"),
+        ("socket.socket(socket.AF_INET6)", "PermissionError"),
+        ("socket.socketpair()", "PermissionError"),
+        ("os.kill(os.getppid(), 0)", "PermissionError"),
+        (f"call({seccomp.ON_ITSELF['tgkill'][COLUMN]}, os.getppid(), os.getppid(), 0)", "PermissionError"),
+        ("resource.prlimit(os.getppid(), resource.RLIMIT_DATA)", "PermissionError"),
+        ("os.sched_setaffinity(os.getppid(), {0})", "PermissionError"),
+        (f"call({seccomp.REFUSED['ptrace'][COLUMN]}, 16, os.getppid(), 0, 0)", "PermissionError"),
+        (f"call({seccomp.REFUSED['io_uring_setup'][COLUMN]}, 1, 0)", "PermissionError"),
+        (f"call({seccomp.REFUSED['shmget'][COLUMN]}, 0, 4096, 0o1600)", "PermissionError"),
+        ("os.utime(folder / 'key')", "PermissionError"),
+        ("os.truncate(folder / 'key', 0)", "PermissionError"),
+        ("os.link(folder / 'key', folder / 'own' / 'link')", "OSError"),
+        ("os.memfd_create('more')", "PermissionError"),
+        ("mmap.mmap(-1, 4096)", "PermissionError"),
+        ("os.setuid(12345)", "PermissionError"),
         ("os.execv(sys.executable, [sys.executable])", "PermissionError"),
         ("os.fork()", "PermissionError"),
         ("subprocess.run(['/bin/true'])", "PermissionError"),
@@ -87,11 +111,11 @@ def test_a_wall_that_cannot_be_raised_is_reported_or_with_require_refused(
     def refuse(*_: object) -> int:
         raise OSError(38, "Function not implemented")
 
-    for wall in ("_no_new_privileges", "_limits", "_landlock", "_seccomp"):
+    for wall in ("_no_new_privileges", "_capabilities", "_limits", "_landlock", "_seccomp"):
         monkeypatch.setattr(sandbox, wall, refuse)
     walls = raise_walls(tmp_path, MEMORY, "try", uses_cuda=False)
     assert walls == Walls(missing=walls.missing)
-    assert len(walls.missing) == 4
+    assert len(walls.missing) == 5
     with pytest.raises(WallMissing, match="landlock"):
         raise_walls(tmp_path, MEMORY, "require", uses_cuda=False)
 

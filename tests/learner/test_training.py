@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner import data, selfcheck
+from learner import data
 from learner.batches import batches
 from learner.errors import Diverged, InvalidState, Stopped
 from learner.evaluate import evaluate, predict
@@ -200,34 +200,3 @@ def test_a_state_of_another_manifest_is_refused() -> None:
         decode_state(raw, digits_manifest())
     with pytest.raises(InvalidState, match="14 bits"):
         decode_state(raw, msgspec.structs.replace(digits_manifest(model=Mlp((64, 10))), bits=8))
-
-
-def test_this_machine_conforms_with_either_backend() -> None:
-    assert selfcheck.nonconformity(CPU) == ""
-    assert selfcheck.nonconformity(INT8) == ""
-
-
-def test_the_golden_run_is_that_of_the_numpy_version() -> None:
-    manifest, dataset = selfcheck.golden_job()
-    job = twin_job(manifest)
-    features, labels, train = twin.dataset(dataset.encode())
-    state = twin.train(job, twin.initial(job), features[:train], labels[:train], bytes(32))
-    assert sha256(twin.canonical(state, job.bits)) == selfcheck.GOLDEN_STATE
-
-
-@pytest.mark.parametrize(
-    ("broken", "reason"),
-    [
-        (lambda a, b: a.double() @ b.double() + 1, "product"),
-        (lambda a, b: (a @ b).double(), "product"),
-    ],
-)
-def test_a_machine_that_multiplies_wrongly_does_not_conform(broken: object, reason: str) -> None:
-    assert reason in selfcheck.nonconformity(Machine(torch.device("cpu"), broken))  # type: ignore[arg-type]
-
-
-def test_a_machine_whose_golden_run_differs_does_not_conform(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selfcheck, "GOLDEN_STATE", "00" * 32)
-    assert "golden" in selfcheck.nonconformity(CPU)
-    monkeypatch.setattr(selfcheck, "GOLDEN_FUNCTIONS", "00" * 32)
-    assert "exp or log" in selfcheck.nonconformity(CPU)
