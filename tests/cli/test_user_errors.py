@@ -142,8 +142,9 @@ CASES: dict[str, Case] = {
     "data of another network": (
         2, lambda w: start(other_network(w)), ["belongs to another network", "node/chain", "network.toml"],
     ),
-    "validator without a place": (
-        2, lambda w: start(w.node(roles="validator")), ["`roles` in [node]", "is no validator of", "network.toml"],
+    "a checkpoint of another history": (
+        2, lambda w: start(w.edited("checkpoint", f'checkpoint = "0:0x{"11" * 32}"')),
+        ["up to block 0, does not lead to the trusted checkpoint", "compare `checkpoint` in [node] of", "node.toml"],
     ),
     "key file missing": (
         2, lambda w: start(without(w.node(), "keys/account.key")), ["no key file at", "account.key", "flnode init DIR"],
