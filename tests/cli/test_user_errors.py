@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -98,6 +99,8 @@ def other_network(world: World) -> Path:
 
 def replaced(path: Path, text: str = "") -> Path:
     """A file where there should be none, or another one."""
+    if path.is_dir():
+        shutil.rmtree(path)
     path.write_text(text)
     return path
 
