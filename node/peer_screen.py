@@ -32,6 +32,7 @@ def peers(network: Network, link: Link, validators: Sequence[bytes]) -> list[sch
 
 def known_peers(network: Network, now: float) -> list[schema.KnownPeer]:
     """The peer book; `now` in unix seconds."""
+    lonely = not network.peers()
     return [
         schema.KnownPeer(
             peer_id=known.peer,
@@ -41,7 +42,7 @@ def known_peers(network: Network, now: float) -> list[schema.KnownPeer]:
             met_s=None if known.proven_at is None else round(max(now - known.proven_at, 0.0), 1),
             told_s=round(max(now - known.told_at, 0.0), 1),
             failures=known.failures,
-            retry_in_s=round(max(known.retry_at - now, 0.0), 1),
+            retry_in_s=round(max(known.retry_at(lonely) - now, 0.0), 1),
         )
         for known in network.known()
     ]

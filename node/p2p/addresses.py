@@ -10,9 +10,9 @@ Two tables, so that what is merely said never pushes out what is known:
                               ▼                                ▼
                           forgotten                        forgotten
 
-A dial in vain is repeated after a pause that doubles. Who told much gives way to who told little: each table has a
-bound, the told one also for each host that they come from, the proven one for each host that they lead to; within it
-validators, who proved a key, stay longest.
+A dial in vain is repeated after a pause that doubles; it stays short for validators, and for a node without any peer.
+Who told much gives way to who told little: each table has a bound, the told one also for each host that they come from,
+the proven one for each host that they lead to; within it validators, who proved a key, stay longest.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ FORGET_S: Final = 14 * 86_400.0
 PER_PEER_MAX: Final = 4
 PER_HOST_MAX: Final = 32
 REDIAL_MIN_S: Final = 1.0
+EAGER_REDIAL_MAX_S: Final = 5.0
 FILE_VERSION: Final = 1
 
 
@@ -51,7 +52,13 @@ class Known:
     proven_at: float | None = None  # when it was last connected there
     validator: bool = False
     failures: int = 0  # dials in vain since
-    retry_at: float = 0.0
+    failed_at: float = 0.0  # the last of them
+    pause_s: float = 0.0  # after it
+
+    def retry_at(self, lonely: bool) -> float:
+        """When to dial again: soon, if it is a validator that was met, or whoever was and this node is lonely."""
+        eager = self.proven_at is not None and (lonely or self.validator)
+        return self.failed_at + (min(self.pause_s, EAGER_REDIAL_MAX_S) if eager else self.pause_s)
 
     @property
     def key(self) -> tuple[str, Address]:
@@ -129,26 +136,26 @@ class AddressBook:
             del self._known[known.key]
             return
         pause_s = redial_delay_s(failures, jitter, REDIAL_MIN_S, self.redial_max_s)
-        self._known[known.key] = replace(known, failures=failures, retry_at=now + pause_s)
+        self._known[known.key] = replace(known, failures=failures, failed_at=now, pause_s=pause_s)
 
     # ---- whom to dial -----------------------------------------------------------------------------------------------
     def due(self, busy: Collection[str], kept: Collection[Address], count: int, now: float) -> list[Known]:
         """Whom to dial now, the most promising first, one address of a peer at a time.
 
         Args:
-            busy: peers that are connected or being dialled.
+            busy: peers that are connected or being dialled; with none the node is lonely.
             kept: addresses that somebody else keeps dialling.
         """
         found: dict[str, Known] = {}
         for known in sorted(self._dialable(busy, kept), key=_promise):
             # A clock that was set back must not make a pause longer than pauses are.
-            if known.retry_at <= now or known.retry_at > now + self.redial_max_s:
+            if known.retry_at(not busy) <= now or known.failed_at > now:
                 found.setdefault(known.peer, known)
         return list(found.values())[: max(count, 0)]
 
     def next_at(self, busy: Collection[str], kept: Collection[Address]) -> float | None:
         """When `due` will name somebody, if nothing else happens."""
-        return min((known.retry_at for known in self._dialable(busy, kept)), default=None)
+        return min((known.retry_at(not busy) for known in self._dialable(busy, kept)), default=None)
 
     def _dialable(self, busy: Collection[str], kept: Collection[Address]) -> Iterable[Known]:
         return (each for each in self._known.values() if each.peer not in busy and each.address not in kept)

@@ -80,7 +80,7 @@ class P2PConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         float, Meta(gt=0, description="Longest pause where somebody is who is not of our network, or sends us away.")
     ] = 60.0
     known_redial_max_s: Annotated[
-        float, Meta(gt=0, description="Longest pause between dials of a known peer that is not in bootstrap.")
+        float, Meta(gt=0, description="Longest pause between dials of a known peer, not in bootstrap and no validator.")
     ] = 600.0
 
     refusals_max: Annotated[int, Meta(gt=0, description="Faults within ban_s seconds that get a peer banned.")] = 100

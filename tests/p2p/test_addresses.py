@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from node.p2p.addresses import (
+    EAGER_REDIAL_MAX_S,
     FAILURES_MAX,
     FORGET_S,
     PER_HOST_MAX,
@@ -65,21 +66,29 @@ def test_a_told_address_is_tried_a_bounded_number_of_times_and_each_time_later()
 def test_a_met_peer_is_dialled_less_and_less_often_and_forgotten_when_it_is_long_gone() -> None:
     book = book_of()
     book.prove("p", at("10.0.0.1"), False, 0.0)
-    now, pauses = 0.0, []
-    for _ in range(30):
-        book.fail("p", at("10.0.0.1"), 1.0, now)
-        next_at = book.next_at((), ())
-        assert next_at is not None
-        pauses.append(next_at - now)
-        now = next_at
-    assert pauses[:4] == [1.0, 2.0, 4.0, 8.0]
-    assert max(pauses) == REDIAL_MAX_S
-    book.prove("p", at("10.0.0.1"), False, now)  # it is back
+
+    def pauses(busy: tuple[str, ...]) -> list[float]:
+        now, found = 0.0, []
+        for _ in range(30):
+            book.fail("p", at("10.0.0.1"), 1.0, now)
+            next_at = book.next_at(busy, ())
+            assert next_at is not None
+            assert dialled(book, next_at - 0.001, busy) == []
+            assert dialled(book, next_at, busy) == ["p"]
+            found.append(next_at - now)
+            now = next_at
+        return found
+
+    assert pauses(busy=("other",)) == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, *[REDIAL_MAX_S] * 20]
+    book.prove("p", at("10.0.0.1"), False, 100.0)  # it is back
     assert book.all()[0].failures == 0
+    assert pauses(busy=()) == [1.0, 2.0, 4.0, *[EAGER_REDIAL_MAX_S] * 27]  # with nobody else, it may not wait
+    book.prove("p", at("10.0.0.1"), True, 100.0)
+    assert pauses(busy=("other",)) == [1.0, 2.0, 4.0, *[EAGER_REDIAL_MAX_S] * 27]  # nor for a validator
     for _ in range(FAILURES_MAX):
-        book.fail("p", at("10.0.0.1"), 1.0, now + FORGET_S + 1)
+        book.fail("p", at("10.0.0.1"), 1.0, 100.0 + FORGET_S + 1)
     assert len(book) == 0
-    book.fail("p", at("10.0.0.1"), 1.0, now)  # nothing is known of it
+    book.fail("p", at("10.0.0.1"), 1.0, 0.0)  # nothing is known of it
 
 
 def test_a_told_address_that_leads_to_its_peer_is_proven() -> None:
