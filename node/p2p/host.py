@@ -245,7 +245,7 @@ class Network:
 
     def part(self, peer: str) -> None:
         self._gossip.part(peer)
-        self._seeker.poke()
+        self._seeker.lost(peer)
 
     async def serve_stream(self, link: Link, protocol: str, stream: Stream, reader: Reader) -> None:
         if protocol == IDENTIFY:

@@ -47,11 +47,15 @@ class Seeker:
         self.book = AddressBook(config.known_max, config.known_redial_max_s)
         self._config, self._file, self._links, self._dialler, self._clock = config, file, links, dialler, clock
         self._dialling: dict[str, bool] = {}  # peer -> whether it turned out to be of our network
+        self._met: dict[str, tuple[Address, bool]] = {}  # connected, and where we dialled them
         self._changed, self._to_save = trio.Event(), trio.Event()
         self._load()
 
-    def poke(self) -> None:
-        """Who is connected has changed."""
+    def lost(self, peer: str) -> None:
+        """A peer's session is over."""
+        if (met := self._met.pop(peer, None)) is not None:
+            self.book.prove(peer, *met, self._clock())  # it was there until now
+            self._to_save.set()
         self._changed.set()
 
     def admitted(self, link: Link, validator: bool) -> None:
@@ -59,6 +63,7 @@ class Seeker:
         if link.peer in self._dialling:
             self._dialling[link.peer] = True
         if link.direction == OUTBOUND:
+            self._met[link.peer] = (link.address, validator)
             self.book.prove(link.peer, link.address, validator, self._clock())
             self._to_save.set()
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,20 @@ async def test_what_a_node_is_told_to_announce_is_what_it_says() -> None:
         one.network.admit(two.peer, False)
         await knows(one, two)
         assert [str(known.address) for known in one.network.known()] == [public]
+
+
+async def test_a_peer_was_met_until_it_left_however_long_ago_it_came() -> None:
+    now = 1000.0
+    async with nodes({}) as (one,), trio.open_nursery() as nursery:
+        run = partial(run_network, config(bootstrap=one.network.addresses), key(2), b"", clock=lambda: now)
+        node = Node(await nursery.start(run), nursery.cancel_scope, trio.Event())
+        await meet(node, one)
+        assert [known.proven_at for known in node.network.known()] == [1000.0]
+        now = 5000.0
+        node.network.disconnect(one.peer, "enough")
+        await node.until(PeerLost)
+        assert [known.proven_at for known in node.network.known()] == [5000.0]
+        nursery.cancel_scope.cancel()
 
 
 async def test_no_more_peers_are_dialled_than_are_wanted(tmp_path: Path) -> None:
