@@ -126,7 +126,7 @@ class Execution:
         self._layers = layers
         self._state = _state(self._header, layers, rules.chain_id, ancestors, rules.base_fee_wei)
         self._transactions: list[Signed] = []
-        self.encoded_receipts: list[bytes] = []  # receipts
+        self.encoded_receipts: list[bytes] = []  # as the receipt root has them
         self._blooms: list[int] = []
         self._checkpoint: Any = None
         self.gas_left = rules.gas_limit
@@ -190,7 +190,7 @@ class Execution:
         self._blooms.pop()
 
     def finish(self, extra_data: bytes) -> tuple[Header, dict[bytes, bytes]]:
-        """Close the block: its header with all roots, and the trie nodes and code that it adds."""
+        """Close the block: its header with all roots, and the trie nodes and code that it adds. Raises StoreError."""
         self._state.persist()
         bloom = 0
         for each in self._blooms:

@@ -55,9 +55,8 @@ def run(computation: Any) -> None:
             kind = kinds[opcode]
             if kind < _LONGER:
                 if kind == _PUSH:
-                    end = at + opcode - 0x5F
-                    value = int.from_bytes(raw[at:end], "big")
-                    append(value if end <= size else value << 8 * (end - size))  # zeros stand behind the code
+                    end = at + opcode - 0x5F  # behind the code's end no more than this push can be seen: it is over
+                    append(int.from_bytes(raw[at:end], "big"))
                     at = end
                 elif kind == _DUP:
                     append(stack[0x7F - opcode])

@@ -143,7 +143,7 @@ class Writer:
 
     def create(self) -> bytes:
         code, at, size = self._init()
-        return code + push(size) + push(at) + push(self.choose.choice((0, 0, 1))) + b"\xf0" + FOLD
+        return code + push(size) + push(at) + push(self.choose.choice((0, 0, 1))) + b"\xf0" + FOLD + b"\x3d" + FOLD
 
     def create2(self) -> bytes:
         """Half the time what was made is called at once: some destroys itself, in the transaction that made it."""
@@ -151,7 +151,7 @@ class Writer:
         salt = push(self.choose.randrange(2))
         code += salt + push(size) + push(at) + push(self.choose.choice((0, 0, 3))) + b"\xf5"
         if self.choose.random() < 0.5:
-            return code + FOLD
+            return code + FOLD + b"\x3d" + FOLD
         return code + bytes.fromhex("5f5f5f5f5f") + b"\x85\x5a\xf1" + FOLD + FOLD
 
     def memory(self) -> bytes:
