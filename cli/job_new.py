@@ -123,7 +123,7 @@ def render(plan: Plan) -> str:
         ("seed", "0", "decides the first weights and every batch"),
     ]
     terms = [
-        ("reward", '"0.01 flt"', "for each slot and round; units: wei, gwei, flt"),
+        ("reward", '"0.01 flt"', "for each slot and round, in wei, gwei or flt; or auto"),
         ("stake", '"0.1 flt"', "what a slot forfeits for wrong or missing work"),
         ("slots", str(plan.slots), "workers that compute each round; odd"),
         ("workers_min", str(plan.slots), "enrolled workers without which no round opens"),

@@ -1,4 +1,4 @@
-"""A bare Cancun state with the genesis contracts in it: one call per transaction, sender and clock chosen freely.
+"""A bare state of the chain's machine, with the genesis contracts in: one call per transaction, any sender, any clock.
 
 No blocks, headers or fees: what a contract does depends on none of them. Each `transact` either takes effect wholly and
 gives its logs, or raises `Reverted` and leaves no trace, as in a block.
@@ -12,9 +12,7 @@ from typing import TypeVar
 
 from eth.abc import ComputationAPI
 from eth.constants import BLANK_ROOT_HASH
-from eth.db.atomic import AtomicDB
 from eth.vm.execution_context import ExecutionContext
-from eth.vm.forks.cancun.state import CancunState
 from eth.vm.message import Message
 from eth_abi import decode as abi_decode
 from eth_hash.auto import keccak
@@ -23,6 +21,7 @@ from chain.contracts import genesis_contracts
 from chain.contracts.calls import Call
 from chain.contracts.events import Event, decode
 from chain.contracts.views import Query
+from chain.evm_machine import State
 from chain.types import Log
 
 CHAIN_ID = 1337
@@ -64,7 +63,7 @@ class Evm:
     def __init__(self, timestamp: int = 1_000_000, number: int = 1, validators: Sequence[bytes] = ()) -> None:
         self.timestamp = timestamp
         self.number = number
-        self.state = CancunState(AtomicDB(), self._context(), BLANK_ROOT_HASH)
+        self.state = State({}, self._context(), BLANK_ROOT_HASH)
         for address, (code, storage) in genesis_contracts(validators).items():
             self.place(address, code, storage)
 
