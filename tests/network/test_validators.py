@@ -28,7 +28,7 @@ def join(net: Net, root: Path) -> str:
 def send_coin(net: Net, name: str = "server") -> None:
     """One more block."""
     done = net.call(name, "fl_send", schema.Submitted, to="0x" + "11" * 20, value_wei="1", wait_s=60.0)
-    assert done.block is not None
+    assert done.final
 
 
 def listed(net: Net, name: str) -> schema.Validators:
