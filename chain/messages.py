@@ -174,6 +174,8 @@ def blocks_of(message: Message) -> tuple[Block, ...]:
 
 def is_of_epoch(message: Message, epoch: int) -> bool:
     """Whether all that it holds belongs to one epoch; what names none does to any."""
+    if isinstance(message, Status):
+        return message.epoch == epoch
     parts: tuple[Vote | Certificate | Block, ...]
     parts = (*votes_of(message), *certificates_of(message), *blocks_of(message))
     return all(part.epoch == epoch for part in parts)

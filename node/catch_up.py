@@ -44,6 +44,7 @@ class CatchUp:
         self._importer = Importer(chain, workshop, checkpoint, imported, self._done)
         self.sync = Sync(chain.finalised.number, 0.0, self._importer.anchor)
         self._began_at = 0
+        self._full = False  # the last answer held all that was asked for
 
     def as_validator(self, validates: bool) -> None:
         """A validator learns of blocks by voting on them, and asks only when it has been behind for a while."""
@@ -52,8 +53,7 @@ class CatchUp:
     @property
     def more_to_come(self) -> bool:
         """Whether more finalised blocks are on their way: what is final here is not the newest."""
-        asked = self.sync.asked
-        return asked is not None and self.sync.target >= asked.first + asked.count
+        return self._full and self.sync.asked is not None
 
     def announced(self, peer: str, number: int, now: float) -> None:
         self.sync.announce(peer, number)
@@ -84,6 +84,7 @@ class CatchUp:
         if asked is None or not self.sync.waiting or (asked.peer, asked.first) != (peer, answer.first):
             return  # an answer that came too late
         self.sync.came()
+        self._full = len(answer.items) >= asked.count
         self._began_at = self._chain.finalised.number
         self._importer.take(answer, now)
 

@@ -128,6 +128,9 @@ class Importer:
 
     def _take_next(self, block: Block, proof: Certificate | None) -> None:
         """Cheap, and enough that nobody but validators can make us hold blocks that are none."""
+        if not self._is_news(block):
+            return
+        self._run = [each for each in self._run if self._is_news(each)]
         head = self._chain.finalised
         parent = self._run[-1].digest if self._run else head.digest
         if (block.height, block.parent) != (head.number + 1 + len(self._run), parent):

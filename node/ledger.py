@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import structlog
 from eth_hash.auto import keccak
 
-from chain import claims
+from chain import claims, messages
 from chain.chain import Chain, FinalisedBlock
 from chain.header import address_of_secret
 from chain.mempool import Mempool
@@ -188,9 +188,7 @@ class Ledger:
     def _receive(self, peer: str, index: int | None, kind: str, payload: bytes) -> None:
         match kind:
             case wire.CONSENSUS:
-                if index is None or self.validator is None:
-                    raise InvalidVote("consensus is between validators")
-                self.validator.receive(index, payload, self._now)
+                self._receive_consensus(index, payload)
             case wire.TRANSACTIONS:
                 self._admit(wire.decode(payload, wire.Transactions).raws, peer)
             case wire.ATTESTATIONS:
@@ -203,6 +201,14 @@ class Ledger:
                 self._catch_up.take(peer, wire.decode(payload, wire.Blocks), self._now)
             case _:
                 raise wire.InvalidMessage("unknown kind of message")
+
+    def _receive_consensus(self, index: int | None, payload: bytes) -> None:
+        message = messages.decode(payload)
+        if not messages.is_of_epoch(message, self.chain.epochs.present.number):
+            return  # it is behind, or we are; which validators it speaks of is not known here, or history
+        if index is None or self.validator is None:
+            raise InvalidVote("consensus is between validators")
+        self.validator.receive(index, message, self._now)
 
     # ---- transactions -----------------------------------------------------------------------------------------------
     def check(self, raw: bytes) -> None:
@@ -292,11 +298,27 @@ class Ledger:
         items = wire.decode(payload, wire.Attestations).items
         for attestation in map(wire.from_wire, items):
             if attestation not in self.attested.of(attestation.claim):
-                claims.verify_attestation(attestation, self._addresses)
-                self._attest(attestation)
+                if self.is_of_this_epoch(attestation):
+                    self._attest(attestation)
         for claim in {item.claim for item in items if not item.verdict}:
             if self.attested.refused(claim):
                 self._on_refused(claim)
+
+    def is_of_this_epoch(self, attestation: Attestation) -> bool:
+        """Whether a present validator signed it; False if one of the epoch before did, whose word comes too late.
+
+        Raises:
+            InvalidVote: neither.
+        """
+        try:
+            claims.verify_attestation(attestation, self._addresses)
+        except InvalidVote:
+            number = self.chain.epochs.present.number
+            if number == 0:
+                raise
+            claims.verify_attestation(attestation, self.chain.epochs[number - 1].validators)
+            return False
+        return True
 
     def _attest(self, attestation: Attestation) -> None:
         if not self.attested.add(attestation):

@@ -98,11 +98,8 @@ class Validator:
         self._prospects.latest, self._evaluating = None, False
         self.start(now)
 
-    def receive(self, sender: int, payload: bytes, now: float) -> None:
-        """A consensus message of validator `sender`. Raises InvalidVote, InvalidBlock: malformed or wrongly signed."""
-        message = messages.decode(payload)
-        if not messages.is_of_epoch(message, self.epoch.number):
-            return  # it is behind, or we are; which validators it speaks of is not known here, or history
+    def receive(self, sender: int, message: consensus.Message, now: float) -> None:
+        """A message of this epoch by validator `sender`. Raises InvalidVote, InvalidBlock: wrongly signed or filled in."""
         for block in messages.blocks_of(message):
             self._chain.check_identity(block)
         self._verify(message)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from chain import certificate, consensus, messages
+from chain import certificate, claims, consensus, messages
 from chain.header import address_of_secret
-from chain.types import FINALISE, InvalidVote
+from chain.types import FINALISE, NO_DIGEST, TIMEOUT, InvalidVote, Vote
 from node import wire
 from tests.chain.chain_kit import ADDRESSES, CHANGER, VALIDATORS, change, make_network, sign
 from tests.node.ledger_world import Member, World
@@ -144,3 +144,26 @@ def test_epochs_survive_a_restart(tmp_path: Path) -> None:
     assert agreed(world).ledger.chain.epochs.present.number == 1
     assert agreed(world).height == 2
 
+
+
+def test_who_is_an_epoch_behind_is_ignored_and_not_blamed(tmp_path: Path) -> None:
+    """What a removed validator says, and what it attested, comes from an earlier list and is no fault."""
+    world = world_of(tmp_path)
+    genesis = world.members["validator-0"].ledger.chain.genesis_digest
+    reign(world, 1, [0, 1, 2])
+    vote = Vote(0, 9, TIMEOUT, NO_DIGEST, 3, certificate.sign_vote(VALIDATORS[3], 7, genesis, 0, 9, TIMEOUT, NO_DIGEST))
+    late = claims.sign_attestation(VALIDATORS[3], 3, b"c" * 32, True)
+    member = world.members["validator-0"]
+    words = (
+        (wire.CONSENSUS, messages.encode(consensus.VoteMessage(vote))),
+        (wire.CONSENSUS, messages.encode(consensus.Status(1, 0, 0, 1))),
+        (wire.ATTESTATIONS, wire.encode(wire.Attestations((wire.to_wire(late),)))),
+    )
+    for kind, payload in words:
+        member.ledger.receive("validator-3", None, kind, payload, world.now)
+    assert member.wire.faults == []
+    assert member.ledger.attested.of(b"c" * 32) == ()
+    stranger = claims.sign_attestation(VALIDATORS[7], 2, b"c" * 32, True)
+    payload = wire.encode(wire.Attestations((wire.to_wire(stranger),)))
+    member.ledger.receive("validator-3", None, wire.ATTESTATIONS, payload, world.now)
+    assert len(member.wire.faults) == 1
