@@ -223,6 +223,8 @@ def measure_all(table: dict[str, int]) -> None:
     test_calls_that_settle_seats_on_the_way(table)
     test_the_dearest_openings_fit_their_gas_and_a_block(table)
     test_an_auto_finalised_majority_opens_the_next_round_within_its_gas(table)
+    for count in (4, 100):
+        test_changing_the_validators(table, count)
 
 
 def test_the_page_has_what_was_measured(table: dict[str, int]) -> None:
