@@ -297,9 +297,8 @@ class Ledger:
     def _take_attestations(self, payload: bytes) -> None:
         items = wire.decode(payload, wire.Attestations).items
         for attestation in map(wire.from_wire, items):
-            if attestation not in self.attested.of(attestation.claim):
-                if self.is_of_this_epoch(attestation):
-                    self._attest(attestation)
+            if attestation not in self.attested.of(attestation.claim) and self.is_of_this_epoch(attestation):
+                self._attest(attestation)
         for claim in {item.claim for item in items if not item.verdict}:
             if self.attested.refused(claim):
                 self._on_refused(claim)

@@ -99,7 +99,7 @@ class Validator:
         self.start(now)
 
     def receive(self, sender: int, message: consensus.Message, now: float) -> None:
-        """A message of this epoch by validator `sender`. Raises InvalidVote, InvalidBlock: wrongly signed or filled in."""
+        """A message of this epoch. Raises InvalidVote, InvalidBlock: wrongly signed, or not what it says it is."""
         for block in messages.blocks_of(message):
             self._chain.check_identity(block)
         self._verify(message)
