@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, TypeAlias
 
 from chain import evm
@@ -350,14 +351,11 @@ class ChainReads:
         return decode_receipts(encoded)
 
     def _ancestors(self, digest: bytes) -> Iterator[bytes]:
-        """The block's digest, its parent's, and so on."""
-        for executed in self._overlay.branch(digest):
-            yield executed.block.digest
-            digest = executed.block.parent
-        number: int = self._header(digest).block_number
-        while number >= 0 and (found := self._store.digest_at(number)) is not None:
-            yield found
-            number -= 1
+        """The block's digest, its parent's, and so on; safe to be read later, and in another thread."""
+        branch = [executed.block for executed in self._overlay.branch(digest)]
+        final: int = self._header(branch[-1].parent if branch else digest).block_number
+        finalised = (self._store.digest_at(number) for number in range(final, -1, -1))
+        return chain((block.digest for block in branch), (found for found in finalised if found is not None))
 
 
 def _receipt_view(fields: TransactionFields, place: Place, receipts: Sequence[Receipt]) -> ReceiptView:
