@@ -18,6 +18,11 @@ WORKDIR /source
 # The pattern matches nothing where there are no wheels, which is no error beside a file that exists.
 COPY constraints.txt build/wheel[s] /wheels/
 COPY constraints.txt pyproject.toml ./
+# One library, fastecdsa, comes as source; its wheel, where there is one, needs no compiler.
+# hadolint ignore=DL3008
+RUN ls /wheels/fastecdsa-*.whl 2>/dev/null \
+    || { apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev libgmp-dev \
+    && rm -rf /var/lib/apt/lists/*; }
 # What flnode needs comes before its source, so that a changed source takes seconds to build again.
 RUN python3 -m venv /opt/flnode \
     && python3 -c 'import sys, tomllib; \
