@@ -15,12 +15,14 @@ from chain.genesis import Network
 from chain.header import address_of_secret
 from chain.mempool import Mempool
 from chain.store import Store, mark_new
+from chain.system import System
 from chain.types import Claim
 from node.ledger import Ledger
 from tests.chain.chain_kit import NOW, SYSTEM, VALIDATORS, make_network
 
 DELAY_S = 0.01
 WORK_S = 0.002
+ADDRESS_OF = {f"validator-{index}": address_of_secret(key) for index, key in enumerate(VALIDATORS)}
 T = TypeVar("T")
 
 
@@ -62,8 +64,7 @@ class Wire:
 
     def submit(self, job: Callable[[], T], done: Callable[[T, float], None]) -> None:
         """node.workshop.Workshop: done after a moment, unless the node is gone by then."""
-        result = job()
-        self.world.call(WORK_S, self, lambda: done(result, self.world.now))
+        self.world.work(self, job, done)
 
     def drop(self, peer: str, reason: str) -> None:
         self.dropped.append(reason)
@@ -89,38 +90,45 @@ class Member:
 
 
 class World:
-    def __init__(self, root: Path, network: Network | None = None) -> None:
+    """No faults but those that a test asks for; tests/sim/world.py is this world with all of them."""
+
+    def __init__(self, root: Path, network: Network | None = None, system: System | None = None) -> None:
         self.root, self.network = root, network or make_network()
+        self.system = system or replace(SYSTEM, claim_digest=claims.claim_digest)
         self.now = 0.0
         self.members: dict[str, Member] = {}
         self.lost: set[frozenset[str]] = set()  # links that carry nothing
         self.drop: Callable[[str, str, str, bytes], bool] | None = None  # of (source, target, kind, payload)
-        self._queue: list[tuple[float, int, str, str, str, bytes]] = []
-        self._calls: list[tuple[float, int, Wire, Callable[[], None]]] = []
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
 
     def add(self, name: str, new: bool = True, checkpoint: tuple[int, bytes] | None = None) -> Member:
         """Start a node; "validator-N" has that validator's key, which has never voted if it is `new`."""
-        if new:
-            mark_new(self.root / name)
-        store = Store(self.root / name, 1 << 28)
-        chain = Chain(store, self.network, replace(SYSTEM, claim_digest=claims.claim_digest))
-        wire = Wire(self, name)
-        member: Member
-
-        def on_claim(digest: bytes, claim: Claim) -> None:
-            member.claims[digest] = claim
-
-        ledger = Ledger(
-            chain, store, Mempool(base_fee_wei=chain.network.base_fee_wei), wire, wire,
-            lambda blocks: member.final.extend(blocks), on_claim, lambda claim: member.refused.append(claim),
-            lambda: NOW + self.now, self.key_of(name), checkpoint,
-        )  # fmt: skip
-        member = self.members[name] = Member(ledger, wire, store)
-        ledger.start(self.now)
+        member = self.boot(name, new, checkpoint)
         for other in self.members:
             if other != name:
                 self.connect(name, other)
+        return member
+
+    def boot(self, name: str, new: bool, checkpoint: tuple[int, bytes] | None = None) -> Member:
+        if new:
+            mark_new(self.root / name)
+        store = self.open_store(name)
+        try:
+            chain = Chain(store, self.network, self.system)
+            wire = self.make_wire(name)
+            ledger = Ledger(
+                chain, store, Mempool(base_fee_wei=chain.network.base_fee_wei), wire, wire,
+                lambda blocks: self.became_final(member, blocks),
+                lambda digest, claim: self.claim_found(member, digest, claim),
+                lambda claim: self.claim_refused(member, claim),
+                lambda: self.wall_clock(name), self.key_of(name), checkpoint,
+            )  # fmt: skip
+        except BaseException:
+            store.close()
+            raise
+        member = self.members[name] = Member(ledger, wire, store)
+        ledger.start(self.now)
         return member
 
     def stop(self, name: str) -> None:
@@ -130,9 +138,40 @@ class World:
         for other in self.members.values():
             other.ledger.peer_lost(name, self.now)
 
-    def call(self, after_s: float, owner: Wire, call: Callable[[], None]) -> None:
-        heapq.heappush(self._calls, (self.now + after_s, next(self._order), owner, call))
+    # ---- what a world with faults does otherwise --------------------------------------------------------------------
+    def open_store(self, name: str) -> Store:
+        return Store(self.root / name, 1 << 28)
 
+    def make_wire(self, name: str) -> Wire:
+        return Wire(self, name)
+
+    def wall_clock(self, name: str) -> float:
+        return NOW + self.now
+
+    def became_final(self, member: Member, blocks: list[FinalisedBlock]) -> None:
+        member.final.extend(blocks)
+
+    def claim_found(self, member: Member, digest: bytes, claim: Claim) -> None:
+        member.claims[digest] = claim
+
+    def claim_refused(self, member: Member, claim: bytes) -> None:
+        member.refused.append(claim)
+
+    def do(self, name: str, call: Callable[[], None]) -> None:
+        """Whatever a node does is done by this."""
+        call()
+
+    def work(self, owner: Wire, job: Callable[[], T], done: Callable[[T, float], None]) -> None:
+        result = job()
+        self.call(WORK_S, owner, lambda: done(result, self.now))
+
+    def send(self, source: str, target: str, kind: str, payload: bytes) -> None:
+        if self.drop is not None and self.drop(source, target, kind, payload):
+            return
+        if target in self.members and frozenset((source, target)) not in self.lost:
+            self.at(self.now + DELAY_S, lambda: self.deliver(source, target, kind, payload))
+
+    # ---- who is who -------------------------------------------------------------------------------------------------
     def connect(self, a: str, b: str) -> None:
         self.members[a].ledger.peer_connected(b, self.index_of(b, a), self.now)
         self.members[b].ledger.peer_connected(a, self.index_of(a, b), self.now)
@@ -143,42 +182,50 @@ class World:
 
     def index_of(self, name: str, to: str) -> int | None:
         """A member's place among the validators, as far as another member knows."""
-        key, validators = self.key_of(name), self.members[to].ledger.chain.epochs.present.validators
-        address = None if key is None else address_of_secret(key)
+        validators = self.members[to].ledger.chain.epochs.present.validators
+        address = None if self.key_of(name) is None else ADDRESS_OF[name]
         return validators.index(address) if address in validators else None
 
     def peers_of(self, name: str) -> list[str]:
         return [other for other in self.members if other != name]
 
-    def send(self, source: str, target: str, kind: str, payload: bytes) -> None:
-        if self.drop is not None and self.drop(source, target, kind, payload):
-            return
-        if target in self.members and frozenset((source, target)) not in self.lost:
-            heapq.heappush(self._queue, (self.now + DELAY_S, next(self._order), source, target, kind, payload))
+    # ---- time -------------------------------------------------------------------------------------------------------
+    def at(self, time: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (max(time, self.now), next(self._order), call))
+
+    def call(self, after_s: float, owner: Wire, call: Callable[[], None]) -> None:
+        """Do something of a node's later, unless that node, in this life, is gone by then."""
+        self.at(self.now + after_s, lambda: self.do(owner.own, call) if self.is_alive(owner) else None)
+
+    def is_alive(self, owner: Wire) -> bool:
+        return owner.own in self.members and self.members[owner.own].wire is owner
+
+    def next_tick(self) -> tuple[float, str]:
+        """When a ledger has something due, and whose."""
+        ticks = [(m.ledger.deadline, name) for name, m in self.members.items() if m.ledger.deadline is not None]
+        return min(ticks, default=(float("inf"), ""))
 
     def run(self, seconds: float) -> None:
         """Let time pass: deliver messages and call what is due, in order of time."""
         end = self.now + seconds
-        while True:
-            ticks = [(m.ledger.deadline, name) for name, m in self.members.items() if m.ledger.deadline is not None]
-            tick = min(ticks, default=(float("inf"), ""))
-            message = self._queue[0][0] if self._queue else float("inf")
-            call = self._calls[0][0] if self._calls else float("inf")
-            if min(tick[0], message, call) > end:
-                break
-            self.now = max(self.now, min(tick[0], message, call))
-            if call <= min(message, tick[0]):
-                _, _, owner, done = heapq.heappop(self._calls)
-                if self.members.get(owner.own) is not None and self.members[owner.own].wire is owner:
-                    done()
-            elif message <= tick[0]:
-                _, _, source, target, kind, payload = heapq.heappop(self._queue)
-                self._deliver(source, target, kind, payload)
-            else:
-                self.members[tick[1]].ledger.tick(self.now)
-        self.now = end
+        while self.step(end):
+            pass
 
-    def _deliver(self, source: str, target: str, kind: str, payload: bytes) -> None:
+    def step(self, end: float) -> bool:
+        """Do the next thing before `end`, if there is one."""
+        tick, name = self.next_tick()
+        call = self._queue[0][0] if self._queue else float("inf")
+        if min(tick, call) > end:
+            self.now = end
+            return False
+        self.now = max(self.now, min(tick, call))
+        if call <= tick:
+            heapq.heappop(self._queue)[2]()
+        else:
+            self.do(name, lambda: self.members[name].ledger.tick(self.now))
+        return True
+
+    def deliver(self, source: str, target: str, kind: str, payload: bytes) -> None:
         if target not in self.members:
             return
         ledger = self.members[target].ledger
