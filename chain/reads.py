@@ -129,6 +129,10 @@ class ChainReads:
         known = digest == self._final.hash or digest in self._overlay
         return known or self._store.block(digest) is not None
 
+    def is_open(self, digest: bytes) -> bool:
+        """Whether a block may follow it here: it is the finalised head, or was executed above it."""
+        return digest == self._final.hash or digest in self._overlay
+
     def head(self, at: At) -> Head:
         """Raises UnknownBlock."""
         return rules.head_of(self._header(at))

@@ -295,13 +295,14 @@ class Validator:
         finalised = self._chain.finalise(blocks, proof)
         for block in finalised:
             self._prospects.finalised(block.transactions)
-        self._on_final(finalised)
+        if finalised:  # what was caught up meanwhile was told of then
+            self._on_final(finalised)
 
     # ---- own blocks and work ----------------------------------------------------------------------------------------
     def _build(self, wanted: consensus.BuildBlock) -> consensus.Event | None:
         """Close what was evaluated already, or evaluate and close."""
         parent, chain, key, epoch = wanted.parent.digest, self._chain, self._key, self.epoch.number
-        if not chain.has(parent):
+        if not chain.is_open(parent):
             return consensus.Built(wanted.view, None)
         closable = self._prospects.closable(parent)
         if closable is not None and not closable.ready and not wanted.empty:
@@ -336,7 +337,7 @@ class Validator:
         self._prospects.take(evaluation, version, began, closed=executed is not None)
         claimed = () if executed is None else [self._chain.claim_digest(claim) for claim in executed.claims]
         block = None
-        if executed is not None and self._chain.has(wanted.parent.digest) and all(map(self._attested.quorum, claimed)):
+        if executed is not None and self._chain.is_open(wanted.parent.digest) and all(map(self._attested.quorum, claimed)):
             self._chain.keep(executed)
             block = replace(executed.block, attestations=self._attested.beside(claimed))
             log.debug("block.built", number=block.height, view=block.view, transactions=len(evaluation.ready))
@@ -347,8 +348,8 @@ class Validator:
     def _look_for_work(self, now: float) -> None:
         """Find out whether a transaction is executable on the tip with all its claims attested, if that may be new."""
         tip = self._machine.tip.digest
-        if self._evaluating or self._epoch_is_over or not self._chain.has(tip):
-            return  # later; if the tip is not here, its body is on the way
+        if self._evaluating or self._epoch_is_over or not self._chain.is_open(tip):
+            return  # later: the tip's body is on the way, or blocks above it are being caught up
         seen = self._prospects.known(tip)
         # Work stays work until a proposer finds none; and we linger for more to come in.
         if seen is None or not (seen.ready or seen.version == self._prospects.version or self._evaluate_at is not None):

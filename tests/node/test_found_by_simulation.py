@@ -1,0 +1,90 @@
+"""What tests/sim found, each shown again by the least that it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chain import consensus, messages
+from node import wire
+from tests.chain.chain_kit import ADDRESSES, sign
+from tests.node.ledger_world import Member, World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    for index in range(4):
+        world.add(f"validator-{index}")
+    return world
+
+
+def transfer(user: int = 0, nonce: int = 0) -> bytes:
+    return sign(user, nonce, ADDRESSES[7], value=1)
+
+
+def cut_off(world: World, name: str) -> Member:
+    world.lost = {frozenset((name, other)) for other in world.members if other != name}
+    return world.members[name]
+
+
+def grow(world: World, blocks: int) -> None:
+    source = world.members["validator-0"].ledger
+    for _ in range(blocks):
+        source.submit(transfer(0, source.chain.nonce(ADDRESSES[0])), world.now)
+        world.run(2)
+
+
+def catch_up(world: World, member: Member, first: int, last: int) -> None:
+    """What the importer does in the midst of a long answer, before the validator hears of it."""
+    chain = member.ledger.chain
+    for block, proof in world.members["validator-0"].ledger.chain.blocks_from(first, last + 1 - first, 10**6):
+        assert proof is not None
+        chain.finalise([block], proof)
+
+
+def test_a_validator_looks_for_no_work_on_a_tip_that_catching_up_has_passed(world: World) -> None:
+    """Seeds 238 and 261: its machine's tip was final, but no longer the head, and nothing can be built on that."""
+    behind = cut_off(world, "validator-3")
+    grow(world, 2)
+    catch_up(world, behind, 1, 2)
+    assert behind.ledger.validator is not None
+    assert behind.ledger.validator.machine.tip.height == 0
+    behind.ledger.submit(transfer(1), world.now)
+    world.run(2)
+    world.lost = set()
+    for other in ("validator-0", "validator-1", "validator-2"):
+        world.connect("validator-3", other)
+    grow(world, 1)
+    world.run(5)
+    assert {member.height for member in world.members.values()} == {behind.height}
+    assert behind.ledger.chain.nonce(ADDRESSES[1]) == 1
+
+
+def test_a_certificate_of_what_was_caught_up_already_is_no_news(world: World) -> None:
+    behind = world.members["validator-3"]
+    held: list[tuple[str, str, str, bytes]] = []
+
+    def hold(source: str, target: str, kind: str, payload: bytes) -> bool:
+        if target == "validator-3" and is_finalise_vote(kind, payload):
+            held.append((source, target, kind, payload))
+            return True
+        return False
+
+    world.drop = hold
+    world.members["validator-0"].ledger.submit(transfer(), world.now)
+    world.run(0.3)
+    assert (behind.height, world.members["validator-0"].height) == (0, 1)
+    catch_up(world, behind, 1, 1)
+    told = len(behind.final)
+    for each in held:
+        world.deliver(*each)
+    assert len(behind.final) == told
+    assert behind.ledger.validator is not None
+    assert behind.ledger.validator.machine.final.height == 1
+
+
+def is_finalise_vote(kind: str, payload: bytes) -> bool:
+    message = messages.decode(payload) if kind == wire.CONSENSUS else None
+    return isinstance(message, consensus.VoteMessage) and message.vote.kind == "finalise"
