@@ -170,6 +170,7 @@ class Mempool:
         if queue is None or nonce <= queue.nonce:
             return
         queue.nonce = nonce
+        self.version += 1  # what waited behind a gap may be a candidate now
         for stale in [entry.transaction for at, entry in queue.entries.items() if at < nonce]:
             self._drop(stale)
 

@@ -269,9 +269,12 @@ class Ledger:
     def _repeat(self, now: float) -> None:
         """A validator forwards what is not final to the others; a follower gossips it. Less often each time."""
         self.mempool.expire(now)
-        pooled = self.mempool.candidates()
-        for sender in {transaction.sender for transaction in pooled}:
+        before = self.mempool.version
+        for sender in self.mempool.senders():  # also if others of theirs than those that were here became final
             self.mempool.set_nonce(sender, self.chain.nonce(sender))
+        if self.mempool.version != before and self.validator is not None:
+            self.validator.pool_changed(now)
+        pooled = self.mempool.candidates()
         self._repeat_at = now + REPEAT_S if len(self.mempool) else None
         for payload in wire.batches(t.raw for t in self._repeats.due(pooled, now)):
             if self.validator is not None:

@@ -88,3 +88,16 @@ def test_a_certificate_of_what_was_caught_up_already_is_no_news(world: World) ->
 def is_finalise_vote(kind: str, payload: bytes) -> bool:
     message = messages.decode(payload) if kind == wire.CONSENSUS else None
     return isinstance(message, consensus.VoteMessage) and message.vote.kind == "finalise"
+
+
+def test_what_waits_behind_a_gap_goes_on_when_another_transaction_than_the_one_here_has_filled_it(world: World) -> None:
+    """Seeds 27 and 264: a validator that had not seen the nonce's transaction never took up the next one."""
+    alone = cut_off(world, "validator-3")
+    alone.ledger.submit(transfer(1, nonce=1), world.now)
+    catching_up = world.members["validator-0"].ledger
+    catching_up.submit(transfer(1, nonce=0), world.now)
+    world.run(3)
+    catch_up(world, alone, 1, 1)
+    assert alone.ledger.mempool.candidates() == ()
+    world.run(2)
+    assert len(alone.ledger.mempool.candidates()) == 1
