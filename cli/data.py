@@ -19,6 +19,7 @@ from learner import convert
 from learner import data as datasets
 from learner.card import Card
 from learner.errors import InvalidDataset
+from learner.idx import read_idx
 from learner.manifest import DATASET_BYTES_MAX
 from learner.npz import NumpyMissing, read_npz
 from learner.table import read_labelled
@@ -53,12 +54,13 @@ def add(
     client: Client, file: Path, label: str | None, name: str | None, test_share: float, seed: int,
     drop: tuple[str, ...], header: bool | None, replace: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Turn FILE (.csv or .npz) into a dataset, keep it at the node and serve it to workers.
+    """Turn FILE (.csv, .npz, or a directory of IDX files) into a dataset, keep it at the node and serve it to workers.
 
     \b
     flnode data add flowers.csv --config ~/server
     flnode data add people.csv --label income --drop id --name people
-    flnode data add mnist.npz --test-share 0.1
+    flnode data add images.npz --test-share 0.1
+    flnode data add mnist                          a directory with train-images-idx3-ubyte.gz and the like
     """
     if not 0 < test_share < 1:
         raise UserError(f"--test-share {test_share}: expected a number between 0 and 1")
@@ -156,10 +158,14 @@ def convert_file(
 ) -> tuple[bytes, Card]:
     """Canonical bytes and card of a person's file. Raises UserError: names the line and column, or the array."""
     try:
+        if file.is_dir():
+            if drop or header is not None or label is not None:
+                raise UserError("--label, --drop and --header are for files; IDX files have labels of their own")
+            return convert.from_arrays(read_idx(file), test_share, seed)
         if file.suffix.lower() in TABLES:
             return convert.from_table(read_labelled(file, label, drop, header), test_share, seed)
         if file.suffix.lower() != ".npz":
-            raise UserError(f"{file}: expected a file that ends in .csv or .npz")
+            raise UserError(f"{file}: expected a file that ends in .csv or .npz, or a directory of IDX files")
         if drop or header is not None:
             raise UserError("--drop and --header are for tables; an .npz file has arrays")
         return convert.from_arrays(read_npz(file, label), test_share, seed)
@@ -173,7 +179,7 @@ def convert_file(
 
 def name_of(file: Path) -> str:
     """A name for a dataset from its file's: "My Data.csv" -> "my-data"."""
-    return re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("-._")[:40]
+    return re.sub(r"[^a-z0-9._-]+", "-", file.resolve().stem.lower()).strip("-._")[:40]
 
 
 def _tensors(parts: datasets.Dataset) -> dict[str, Tensor]:

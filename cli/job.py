@@ -219,4 +219,6 @@ def _facts(found: schema.JobDetail) -> list[tuple[str, str]]:
         rows.insert(3, ("phase ends", f"in {duration(left)}" if left > 0 else f"was due {duration(-left)} ago"))
     if found.waiting_for is not None:
         rows.append(("waits for", found.waiting_for))
+    if found.declined is not None:
+        rows.append(("declined here", found.declined))
     return rows

@@ -49,6 +49,7 @@ def _screen(s: schema.Status) -> Table:
         ("memory", f"{mebibytes(s.memory.node_bytes)} node, {mebibytes(s.memory.learner_bytes)} learner"),
         ("refused", refused),
         ("waits for", waiting),
+        *((f"declines job {job}", reason) for job, reason in s.declined.items()),
     ]
     return table(("", ""), rows)
 

@@ -169,7 +169,12 @@ _STEPS: Final = 20
 
 def golden_job(name: str) -> tuple[Manifest, Dataset]:
     """The manifest and the samples of a preset's run of 20 steps; its batch seed is SEED."""
-    preset, test = PRESETS[name], 8
+    return made_up_job(name, PRESETS[name], _STEPS)
+
+
+def made_up_job(name: str, preset: Preset, steps: int, batch_size: int = 16) -> tuple[Manifest, Dataset]:
+    """A manifest, and samples from the streams of a name."""
+    test = 8
     rows, features = preset.train + test, math.prod(preset.shape)
     pixels = philox.words(SEED, f"golden/{name}/features", rows * features) >> 24
     labels = philox.words(SEED, f"golden/{name}/labels", rows) % preset.classes
@@ -187,8 +192,8 @@ def golden_job(name: str) -> tuple[Manifest, Dataset]:
         model=preset.model,
         dataset=SEED,
         dataset_size=len(dataset.encode()),
-        batch_size=16,
-        steps=_STEPS,
+        batch_size=batch_size,
+        steps=steps,
         learning_rate=0.05,
         momentum=0.9,
         init_seed=SEED,

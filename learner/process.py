@@ -193,6 +193,7 @@ def _prepare(options: argparse.Namespace, folder: Path) -> tuple[Workbench | Non
 
     from learner.exact.backends import BACKENDS
     from learner.selfcheck import nonconformity
+    from learner.speed import measured
     from learner.train import Machine
     from learner.workbench import Workbench
 
@@ -204,6 +205,7 @@ def _prepare(options: argparse.Namespace, folder: Path) -> tuple[Workbench | Non
     machine = Machine(torch.device(device), BACKENDS[options.backend])
     imported = time.monotonic()
     reason = nonconformity(machine)
+    speed = None if reason else measured(machine)
     ready = Ready(
         id=SPEAKS_FIRST,
         conforms=not reason,
@@ -215,6 +217,8 @@ def _prepare(options: argparse.Namespace, folder: Path) -> tuple[Workbench | Non
         walls=walls,
         import_ms=(imported - started) * 1e3,
         check_ms=(time.monotonic() - imported) * 1e3,
+        step_ms=0.0 if speed is None else speed.step_ms,
+        multiplications_per_s=0.0 if speed is None else speed.multiplications_per_s,
     )
     return Workbench(folder, machine), ready
 

@@ -108,6 +108,8 @@ class Ready(Reply, frozen=True, tag="ready"):
     walls: Walls
     import_ms: float
     check_ms: float
+    step_ms: float = 0.0  # its speed, learner.needs.Speed; 0 where it was not measured
+    multiplications_per_s: float = 0.0
 
 
 class Progress(Reply, frozen=True, tag="progress"):

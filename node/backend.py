@@ -117,6 +117,7 @@ class NodeBackend:
             waiting_for=None if waiting is None else waiting[0],
             waiting_since_s=None if waiting is None else round(self.clock() - waiting[1], 1),
             refused=dict(ledger.refused),
+            declined={str(job.job): why for job in jobs if job.ended is None and (why := self._declined(job))},
         )
 
     async def peers(self) -> list[schema.Peer]:
@@ -313,8 +314,12 @@ class NodeBackend:
             deposit=lambda worker: self._deposit(job, worker),
             escrow=self._view(b.job_view(job.job)).escrow,
             posted_at=self.chain.timestamp(job.posted_in),
+            declined=self._declined(job),
             seen_at={number: at for (its_job, number), at in self.feed.seen_at.items() if its_job == job.job},
         )
+
+    def _declined(self, job: JobView) -> str | None:
+        return self.performer.declined.get(job.job)
 
     def _manifest_of(self, job: JobView) -> Manifest | None:
         """None while it is not here."""

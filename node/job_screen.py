@@ -23,6 +23,7 @@ class Known:
         missing: CIDs of blobs that this node looks for in vain, by digest.
         deposit: (free, locked) wei of a worker.
         seen_at: round -> this node's clock when it saw the round settled.
+        declined: why this node will not work on it.
     """
 
     scores: Mapping[bytes, tuple[int, int]]
@@ -32,6 +33,7 @@ class Known:
     escrow: int
     posted_at: int
     seen_at: Mapping[int, float]
+    declined: str | None = None
 
 
 def summary(job: JobView, scores: Mapping[bytes, tuple[int, int]]) -> schema.JobSummary:
@@ -64,7 +66,7 @@ def detail(job: JobView, known: Known) -> schema.JobDetail:
         goal_reached=goal is not None and score is not None and goal.reached(*score), end_reason=job.ended,
         phase_deadline_at=None if current is None else current.deadline,
         dataset=None if known.manifest is None else _hex(known.manifest.dataset),
-        waiting_for=_waits_for(job, current, known),
+        waiting_for=_waits_for(job, current, known), declined=known.declined,
     )  # fmt: skip
 
 

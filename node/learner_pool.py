@@ -75,6 +75,11 @@ class Learner:
         self.unfit = ""  # why it does no jobs, as far as is known
 
     @property
+    def config(self) -> LearnerConfig:
+        """How its process is run."""
+        return self._config
+
+    @property
     def pid(self) -> int | None:
         """The running process, if there is one."""
         return None if self._child is None or self._child.dead else self._child.pid
@@ -182,11 +187,12 @@ class Learner:
             self.unfit = str(error)
             raise
         self.unfit = ""
+        limit_s = self._config.start_timeout_s if isinstance(request, Describe) else self._config.job_timeout_s
         try:
-            with trio.fail_after(self._config.job_timeout_s):
+            with trio.fail_after(limit_s):
                 reply = await child.converse(request, progress)
         except trio.TooSlowError:
-            raise JobFailed("timeout", f"ended: took longer than {self._config.job_timeout_s} s") from None
+            raise JobFailed("timeout", f"ended: took longer than {limit_s} s") from None
         if isinstance(reply, Failed):
             raise JobFailed(reply.kind, reply.message)
         if not isinstance(reply, expected):

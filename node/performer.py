@@ -20,7 +20,6 @@ from chain.claims import claim_digest
 from chain.contracts import REPLICATED
 from chain.contracts import bindings as b
 from chain.types import Claim
-from learner import data
 from learner import manifest as manifests
 from learner.errors import InvalidManifest, JobError
 from learner.manifest import Manifest
@@ -28,11 +27,12 @@ from learner.protocol import Progress
 from node import unixfs
 from node.account import Account, QueueFull, TransactionFailed
 from node.api.schema import LearnerState
-from node.blobs import BlobError, BlobExchange, BlobStore, BlobTooLarge, BlobUnavailable
+from node.blobs import BlobError, BlobExchange, BlobStore, BlobTooLarge
 from node.bounded import BoundedDict
 from node.driver import Tasks
 from node.jobs import JobView, Key
 from node.learner_pool import JobFailed, Learner, LearnerDied, LearnerError, LearnerUnfit
+from node.preparation import Declined, judge, prepare
 from node.roles import attestor, learning_server, misbehaviour, worker
 from node.roles.common import (
     FetchManifest,
@@ -49,11 +49,11 @@ from node.roles.common import (
 
 log = structlog.get_logger()
 
-LOOK_S: Final = 5.0  # how often to see whether a job whose dataset nobody has is still open
 WORK_FAULTS: Final = (LearnerError, BlobError, OSError)
 REST_MIN_S: Final = 1.0
 REST_MAX_S: Final = 60.0
 FAILURES_KEPT_MAX: Final = 4096
+DECLINED_KEPT_MAX: Final = 4096
 
 
 @dataclass
@@ -90,6 +90,7 @@ class Performer:
     clock: Callable[[], float]
     activity: Activity = field(default_factory=Activity)
     tasks: Tasks = field(default_factory=Tasks)
+    declined: BoundedDict[int, str] = field(default_factory=lambda: BoundedDict(DECLINED_KEPT_MAX))  # why, by job
     _failures: BoundedDict[object, int] = field(default_factory=lambda: BoundedDict(FAILURES_KEPT_MAX))
     _resting: set[str] = field(default_factory=set)
     _held: dict[object, set[bytes]] = field(default_factory=dict)  # blobs that must not be evicted, by who needs them
@@ -130,37 +131,18 @@ class Performer:
 
     async def _prepare(self, effect: FetchManifest) -> ManifestReady | ManifestRefused:
         """Who is not enrolled yet has the dataset before it enrols: a slot without it would only cost its stake."""
-        answer = await self._fetch_manifest(effect)
-        if isinstance(answer, ManifestRefused) or self.account.address in self.job(effect.job).records:
-            return answer
-        try:
-            dataset = await self._wait_for_dataset(effect.job, answer.manifest)
-            (await trio.to_thread.run_sync(data.decode, dataset)).check_fits(answer.manifest)
-        except (JobError, BlobError) as error:
-            log.warning("dataset.refused", job=effect.job, reason=str(error))
-            return ManifestRefused(effect.job, str(error))
-        return answer
-
-    async def _wait_for_dataset(self, job: int, manifest: Manifest) -> bytes:
-        """Look for it as long as the job is open. Raises BlobError."""
-        found: bytes | BlobError = BlobUnavailable(manifest.dataset, {})
-        size = manifest.dataset_size
-
-        async def give_up() -> None:
-            while self.job(job).ended is None:
-                await trio.sleep(LOOK_S)
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(give_up)
+        enrolled = self.account.address in self.job(effect.job).records
+        answer = await self._fetch_manifest(effect, None if enrolled else self._needed_learner())
+        if isinstance(answer, ManifestReady) and not enrolled:
             try:
-                found = await self.exchange.fetch(manifest.dataset, size, size=size)
-            except BlobError as error:
-                found = error
-            nursery.cancel_scope.cancel()
-        if isinstance(found, BlobError):
-            raise found
-        return found
+                dataset = await prepare(answer.manifest, effect.job, self.job, self.exchange)
+                await judge(answer.manifest, dataset, self.job(effect.job), self._needed_learner())
+            except (JobError, BlobError, Declined, LearnerError) as error:
+                log.warning("job.declined", job=effect.job, reason=str(error))
+                answer = ManifestRefused(effect.job, str(error))
+        if isinstance(answer, ManifestRefused):
+            self.declined[effect.job] = answer.reason
+        return answer
 
     async def _train(self, effect: worker.Train) -> worker.Trained:
         manifest = effect.manifest
@@ -308,8 +290,14 @@ class Performer:
             case _:
                 raise AssertionError(f"nobody performs {effect!r}")
 
-    async def _fetch_manifest(self, effect: FetchManifest) -> ManifestReady | ManifestRefused:
-        """What is wrong with the manifest itself refuses it; what is wrong here is tried again."""
+    async def _fetch_manifest(
+        self, effect: FetchManifest, for_learner: Learner | None = None
+    ) -> ManifestReady | ManifestRefused:
+        """What is wrong with the manifest itself refuses it; what is wrong here is tried again.
+
+        Args:
+            for_learner: who would do its rounds, and may decline them.
+        """
         posted = self.job(effect.job).posted
         while True:
             try:
@@ -318,9 +306,11 @@ class Performer:
                 if manifest.update_size() != posted.update_size:
                     reason = f"a state of {manifest.update_size()} bytes, posted as {posted.update_size}"
                     raise InvalidManifest("model", reason)
+                if for_learner is not None:
+                    await judge(manifest, None, self.job(effect.job), for_learner)
                 await self._check_base(manifest, posted.base)
-            except (JobError, JobFailed, LearnerUnfit, BlobTooLarge) as error:
-                log.warning("manifest.refused", job=effect.job, reason=str(error))
+            except (JobError, JobFailed, LearnerUnfit, BlobTooLarge, Declined) as error:
+                log.warning("job.declined", job=effect.job, reason=str(error))
                 return ManifestRefused(effect.job, str(error))
             except WORK_FAULTS as error:
                 log.warning("manifest.unread", job=effect.job, reason=str(error))

@@ -105,6 +105,7 @@ class Status(msgspec.Struct, frozen=True):
     waiting_for: str | None = None
     waiting_since_s: float | None = None
     refused: dict[str, int] = msgspec.field(default_factory=dict)  # malformed or invalid input, by kind
+    declined: dict[str, str] = msgspec.field(default_factory=dict)  # open jobs that this node will not work on: why
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -249,6 +250,7 @@ class JobDetail(msgspec.Struct, frozen=True):
     phase_deadline_at: int | None = None
     dataset: Hex | None = None  # None while the manifest is not here yet
     waiting_for: str | None = None
+    declined: str | None = None  # why this node will not work on it, if it would and has judged it
 
 
 class JobEvent(msgspec.Struct, frozen=True):

@@ -95,7 +95,8 @@ def test_built_in_datasets_are_exported_too(directory: Path, capsys: Capture, tm
     ("arguments", "message"),
     [
         (["{folder}/none.csv"], "no file at {folder}/none.csv"),
-        (["{folder}"], "expected a file that ends in .csv or .npz"),
+        (["{folder}"], "no train-images-idx3-ubyte and train-labels-idx1-ubyte"),
+        (["{folder}/x.xls"], "expected a file that ends in .csv or .npz, or a directory of IDX files"),
         (["{file}", "--label", "knd"], "My Flowers.csv: has no column `knd` (did you mean `kind`?)"),
         (["{file}", "--label", "petal", "--drop", "kind"], "column `petal` holds measurements such as 0.25"),
         (["{file}", "--drop", "kinds"], "has no column `kinds`"),
@@ -132,3 +133,19 @@ def test_over_http_adding_needs_the_token_and_reading_does_not(
     assert "Unix socket or its token" in failed(capsys, 1, "data", "add", flowers, "--url", url)
     ok(capsys, "data", "add", flowers, "--url", url, "--token-file", directory / "api.token")
     assert "my-flowers" in ok(capsys, "data", "list", "--url", url)
+
+
+def test_a_directory_of_idx_files_is_added(directory: Path, capsys: Capture, tmp_path: Path) -> None:
+    at, folder = ("--config", directory), tmp_path / "Little Digits"
+    folder.mkdir()
+    for part, count in (("train", 6), ("t10k", 2)):
+        header = b"\0\0\x08\x03" + np.array([count, 2, 2], ">u4").tobytes()
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + bytes(range(4 * count)))
+        labels = b"\0\0\x08\x01" + np.array([count], ">u4").tobytes() + bytes(i % 2 for i in range(count))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    text = ok(capsys, "data", "add", folder, *at)
+    assert "dataset little-digits: 4 features, 2 classes, 6 samples for training and 2 for testing" in text
+    assert "uint8 [2, 2]" in ok(capsys, "data", "show", "little-digits", *at)
+    (folder / "t10k-labels-idx1-ubyte").unlink()
+    assert "none with the labels" in failed(capsys, 2, "data", "add", folder, *at)
+    assert "IDX files have labels of their own" in failed(capsys, 2, "data", "add", folder, "--label", "x", *at)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.local_network import Member
+from cli.local_network import Member, Node
 from node.api import schema
 from tests.network.kit import LIMIT_S, Net, network
 
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.network
 ROOT = Path(__file__).parent.parent.parent
 SERVER = Member("one", ("validator", "learning_server"))
 WORKER = Member("worker", ("worker",))
+WEAK = Member("weak", ("worker",))  # its operator gives a round a millisecond
 FLNODE = (sys.executable, "-P", "-m", "cli.main")
 FLOWERS = (ROOT / "docs" / "flowers.csv").read_text()
 
@@ -82,8 +83,15 @@ def test_readmes_commands_train_on_a_csv_file_and_numpy_alone_finds_the_same_sco
         assert same == score.splitlines()[:2]  # and no third line: only a learning server keeps scores
 
 
+def weaken(node: Node) -> None:
+    if node.member == WEAK:
+        text = node.config.file.read_text()
+        node.config.file.write_text(text.replace("job_timeout_s = 3600.0", "job_timeout_s = 0.001"))
+
+
 def test_a_job_over_a_dataset_that_nobody_has_waits_names_it_and_goes_on_when_it_comes(tmp_path: Path) -> None:
-    with network(tmp_path / "net", (SERVER, WORKER)) as net:
+    """And a worker for which the job is too much declines it before it has the dataset, and says why."""
+    with network(tmp_path / "net", (SERVER, WORKER, WEAK), weaken) as net:
         net.start("one")
         net.wait_connected("one", validators=1)
         person = Person(tmp_path / "person", net)
@@ -93,7 +101,7 @@ def test_a_job_over_a_dataset_that_nobody_has_waits_names_it_and_goes_on_when_it
         net.terminate("one")
         digest = added["digest"][2:]
         (net.nodes["one"].config.blobs_path / "public" / digest[:2] / digest).unlink()
-        net.start("one", "worker")
+        net.start("one", "worker", "weak")
 
         def says(text: str | None) -> bool:
             return text == f"dataset {added['cid']}: neither here nor at a connected peer"
@@ -105,6 +113,14 @@ def test_a_job_over_a_dataset_that_nobody_has_waits_names_it_and_goes_on_when_it
         net.wait("the worker to look for the dataset", waits)
         assert says(net.job("worker", 1).waiting_for)
         assert net.job("one", 1).enrolled == 0
+        declined = net.wait_job("weak", 1, "a weak worker to decline", lambda detail: bool(detail.declined)).declined
+        assert declined is not None
+        assert "with 1 thread of this machine; `job_timeout_s` in [learner] is 0.001" in declined
+        assert net.call("weak", "fl_status", schema.Status).declined == {"1": declined}
+        weak = net.nodes["weak"].config.directory
+        assert declined in person.run(f"flnode status --config {weak}")
+        assert declined in person.run(f"flnode job show 1 --config {weak}")
+        assert "job.declined" in net.nodes["weak"].log.read_text()
         person.run("flnode job top-up 1 1 --config one")
         assert net.job("one", 1).terms.rounds_max == 2
         worker = net.call("worker", "fl_status", schema.Status)

@@ -1,0 +1,39 @@
+"""How fast this machine trains: measured once, at the learner's start, so that it can decline what takes too long."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import msgspec
+
+from learner import golden
+from learner.golden import Preset
+from learner.manifest import Mlp
+from learner.needs import Speed, round_s
+from learner.train import Machine, initial_bytes, load_samples, train_round
+
+_RUNS: Final = 3
+_STEPS_SMALL, _STEPS_LARGE, _BATCH_LARGE = 10, 1, 64
+_LARGE: Final = Preset(Mlp((512, 512, 10)), (512,), 10)
+
+
+def measured(machine: Machine) -> Speed:
+    """From a run of steps that are nearly all overhead, and one of steps that are nearly all products: about 0.1 s."""
+    small = _step_s(machine, "small", golden.PRESETS["mlp"], _STEPS_SMALL, 16)
+    large = _step_s(machine, "large", _LARGE, _STEPS_LARGE, _BATCH_LARGE)
+    manifest, _ = golden.made_up_job("large", _LARGE, 1, _BATCH_LARGE)
+    multiplications = round_s(msgspec.structs.replace(manifest, steps=1), Speed(0.0, 1.0))
+    return Speed(small * 1e3, multiplications / max(large - small, large / 10))
+
+
+def _step_s(machine: Machine, name: str, preset: Preset, steps: int, batch_size: int) -> float:
+    """Seconds of a step, in the best of a few runs: what else the machine did counts least there."""
+    manifest, dataset = golden.made_up_job(name, preset, steps, batch_size)
+    base, samples = initial_bytes(manifest), load_samples(dataset, machine)
+    best = float("inf")
+    for _ in range(_RUNS):
+        started = time.perf_counter()
+        train_round(manifest, base, samples, golden.SEED, machine)
+        best = min(best, time.perf_counter() - started)
+    return best / steps
