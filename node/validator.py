@@ -336,8 +336,8 @@ class Validator:
         self._evaluating = False
         self._prospects.take(evaluation, version, began, closed=executed is not None)
         claimed = () if executed is None else [self._chain.claim_digest(claim) for claim in executed.claims]
-        block = None
-        if executed is not None and self._chain.is_open(wanted.parent.digest) and all(map(self._attested.quorum, claimed)):
+        block, in_time = None, self._chain.is_open(wanted.parent.digest)
+        if executed is not None and in_time and all(map(self._attested.quorum, claimed)):
             self._chain.keep(executed)
             block = replace(executed.block, attestations=self._attested.beside(claimed))
             log.debug("block.built", number=block.height, view=block.view, transactions=len(evaluation.ready))
