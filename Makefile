@@ -4,6 +4,7 @@
 #   make test      all checks and tests
 #   make lint      only the checks
 #   make sim       simulated networks; SEED=n replays one
+#   make sweep     train under many settings of this machine: exact ends in one digest, float32 in several
 #   make docs      write docs/CONFIG.md again after changing the configuration
 #   make image     build the container image; BASE=image, EXTRAS= for one without the learner
 #   make wheels    fetch what the image needs into build/wheels, for an engine that reaches no registry
@@ -24,7 +25,7 @@ EXTRAS ?= learner
 IMAGE ?= flnode
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint sim contracts docs image wheels testnet-containers clean
+.PHONY: help setup demo test lint sim sweep contracts docs image wheels testnet-containers clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -54,6 +55,9 @@ lint: $(READY)
 
 sim: $(READY)
 	$(BIN)/python -m tests.sim.consensus_sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+sweep: $(READY)
+	$(BIN)/python -P -m tests.learner.sweep --out build/sweep.txt
 
 contracts: $(READY)
 	$(BIN)/python -m chain.contracts.build

@@ -1,10 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -23,7 +19,6 @@ from learner.train import CPU, Machine, Samples, initial_bytes, load_samples, tr
 from tests.learner import numpy_twin as twin
 from tests.learner.examples import DIGITS, digits_manifest, sha256
 
-ROOT = Path(__file__).resolve().parents[2]
 INT8 = Machine(torch.device("cpu"), int8.multiply)
 
 
@@ -73,37 +68,6 @@ def test_the_int8_backend_ends_in_the_same_bytes(samples: Samples) -> None:
     manifest = digits_manifest(steps=10)
     base = initial_bytes(manifest)
     assert train_round(manifest, base, samples, bytes(32), INT8) == train_round(manifest, base, samples, bytes(32))
-
-
-PROGRAM = """
-import hashlib, sys, torch
-torch.set_num_threads(int(sys.argv[1]))
-from learner import data
-from learner.manifest import Mlp
-from learner.train import CPU, initial_bytes, load_samples, train_round
-from tests.learner.examples import DIGITS, digits_manifest
-# Wide enough that torch really splits the products and the element-wise work among its threads.
-manifest = digits_manifest(steps=8, batch_size=512, model=Mlp((64, 600, 10)))
-state = train_round(manifest, initial_bytes(manifest), load_samples(data.decode(DIGITS), CPU), bytes(32))
-print(hashlib.sha256(state).hexdigest())
-"""
-
-
-def test_threads_and_instruction_sets_do_not_change_the_digest() -> None:
-    settings = [("1", {}), ("2", {}), ("2", {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"})]
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", PROGRAM, threads],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | extra,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=120,
-        ).stdout
-        for threads, extra in settings
-    }
-    assert len(digests) == 1
 
 
 def test_the_demonstration_reaches_its_goal_in_ten_to_fifteen_rounds(samples: Samples) -> None:
