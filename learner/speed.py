@@ -15,14 +15,14 @@ from learner.train import Machine, initial_bytes, load_samples, train_round
 
 _RUNS: Final = 3
 _STEPS_SMALL, _STEPS_LARGE, _BATCH_LARGE = 10, 1, 64
-_LARGE: Final = Preset(Mlp((512, 512, 10)), (512,), 10)
+LARGE: Final = Preset(Mlp((512, 512, 10)), (512,), 10)
 
 
 def measured(machine: Machine) -> Speed:
     """From a run of steps that are nearly all overhead, and one of steps that are nearly all products: about 0.1 s."""
     small = _step_s(machine, "small", golden.PRESETS["mlp"], _STEPS_SMALL, 16)
-    large = _step_s(machine, "large", _LARGE, _STEPS_LARGE, _BATCH_LARGE)
-    manifest, _ = golden.made_up_job("large", _LARGE, 1, _BATCH_LARGE)
+    large = _step_s(machine, "large", LARGE, _STEPS_LARGE, _BATCH_LARGE)
+    manifest, _ = golden.made_up_job("large", LARGE, 1, _BATCH_LARGE)
     multiplications = round_s(msgspec.structs.replace(manifest, steps=1), Speed(0.0, 1.0))
     return Speed(small * 1e3, multiplications / max(large - small, large / 10))
 

@@ -104,17 +104,13 @@ class LearnerConfig(_Section, frozen=True):
     backend: Annotated[
         Literal["f64", "int8"], Meta(description="How integers are multiplied: f64 or int8. Same results, other speed.")
     ] = "f64"
-    memory_max_mb: Annotated[
-        int, Meta(ge=256, description="Private memory of the process, in MB; jobs beyond it are declined.")
-    ] = 2048
+    memory_max_mb: Annotated[int, Meta(ge=256, description="Private memory, in MB; larger jobs are declined.")] = 2048
     sandbox: Annotated[
         Literal["require", "try", "off"],
         Meta(description="Walls around the process: require refuses to train without all of them, try reports."),
     ] = "require"
     start_timeout_s: Annotated[float, Meta(gt=0, description="For its imports and self-check.")] = 120.0
-    job_timeout_s: Annotated[
-        float, Meta(gt=0, description="The longest one round may take; slower jobs are declined.")
-    ] = 3600.0
+    job_timeout_s: Annotated[float, Meta(gt=0, description="For one round; slower jobs are declined.")] = 3600.0
 
 
 class LogConfig(_Section, frozen=True):

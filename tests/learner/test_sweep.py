@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from learner import golden
-from learner.exact.backends import BACKENDS
+from learner import golden, selfcheck
 from tests.learner import sweep
 
 
@@ -14,8 +13,9 @@ def test_exact_training_ends_in_one_digest_where_float32_ends_in_several() -> No
     assert len(found) > 1
     exact, plain = sweep.by_job(found)
     print(f"different digests: exact {exact}, float32 {plain}")
-    assert exact.keys() == plain.keys() >= golden.PRESETS.keys()
-    assert len(found[0]) == len(exact) * (len(BACKENDS) + 1)
+    assert exact.keys() == golden.PRESETS.keys() | {"wide mlp"}
+    assert plain.keys() == set(sweep.PLAIN)
+    assert len(found[0]) == len(exact) * len(selfcheck.BACKENDS) + len(plain)
     assert {job: len(digests) for job, digests in exact.items()} == dict.fromkeys(exact, 1)
     assert all(exact[name] == {golden.recorded()[f"run {name}"]} for name in golden.PRESETS)
     assert max(map(len, plain.values())) > 1, "these settings change nothing here: the test cannot tell"
