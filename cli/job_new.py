@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from cli import job_model
 from cli.client import Client
 from cli.errors import UserError
 from cli.jobfile import BUILT_IN
@@ -18,7 +19,7 @@ from node.api import schema
 HIDDEN: Final = 32  # width of the csv preset's hidden layer
 BATCH_SIZE: Final = 32
 STEPS_MIN, STEPS_MAX = 10, 200  # of one round; about one pass over the samples
-PRESETS: Final = ("digits", "csv", "logistic")
+PRESETS: Final = ("digits", "csv", "logistic", "cnn", "transformer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,10 @@ class Plan:
     about: str
     file: str
     dataset: str
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...]  # of linear layers; of another model none
+    model: str = "mlp"
+    input: tuple[int, ...] = ()  # of another model than linear layers: a sample's shape
+    classes: int = 0
     batch_size: int = BATCH_SIZE
     steps: int = 10
     learning_rate: float = 0.1
@@ -37,6 +41,13 @@ class Plan:
     slots: int = 3
     rounds_max: int = 60
 
+
+# preset -> what it is, and how many dimensions its samples have
+WHAT: Final = {
+    "csv": ("A small network", 1), "logistic": ("Logistic regression", 1), "cnn": ("Convolutions", 3),
+    "transformer": ("A transformer", 2),
+}  # fmt: skip
+LEARNING_RATE: Final = {"cnn": 0.05, "transformer": 0.02}
 
 DIGITS: Final = Plan(
     "The built-in handwritten digits (1,797 images of 8x8 pixels), until 95 % of the test images are right:",
@@ -61,6 +72,8 @@ def new(
     digits      a small network over the built-in handwritten digits
     csv         the same over your own dataset (--dataset)
     logistic    logistic regression: no hidden layer
+    cnn         convolutions, over images (--dataset, or the built-in digits)
+    transformer attention between the rows of an image
 
     \b
     flnode job new digits --out job.toml
@@ -91,18 +104,25 @@ def _plan(preset: str, dataset: str, config: Path, url: str | None) -> Plan:
     train = 0
     if dataset in BUILT_IN:
         features, classes = BUILT_IN[dataset]
+        shape = [8, 8]
     else:
         with Client(endpoint(config, url, None)) as client:
             info = client.call("fl_dataset", schema.DatasetInfo, {"dataset": dataset})
-        features, classes, train = info.features, info.classes, info.train
+        features, classes, train, shape = info.features, info.classes, info.train, info.shape
     batch_size = min(BATCH_SIZE, train or BATCH_SIZE)
-    sizes = (features, HIDDEN, classes) if preset == "csv" else (features, classes)
-    what = "A small network" if preset == "csv" else "Logistic regression"
-    return Plan(
-        about=f"{what} over the dataset {dataset}, for as many rounds as are paid:",
+    sizes = {"csv": (features, HIDDEN, classes), "logistic": (features, classes)}.get(preset, ())
+    about, rank = WHAT[preset]
+    plan = Plan(
+        about=f"{about} over the dataset {dataset}, for as many rounds as are paid:",
         file="", dataset=dataset, sizes=sizes, batch_size=batch_size,
         steps=max(STEPS_MIN, min(STEPS_MAX, train // batch_size)), momentum=0.9, rounds_max=20,
     )  # fmt: skip
+    if sizes:
+        return plan
+    if len(shape) > rank or len(shape) < 2:
+        raise UserError(f"a sample of {dataset} has the shape {shape}, which is no {'image' if rank == 3 else 'table'}")
+    padded = (*(1 for _ in range(rank - len(shape))), *shape)
+    return replace(plan, model=preset, input=padded, classes=classes, learning_rate=LEARNING_RATE[preset])
 
 
 def render(plan: Plan) -> str:
@@ -111,10 +131,14 @@ def render(plan: Plan) -> str:
     goal = ("goal_accuracy", str(plan.goal or 0.95), "leave it out to use all rounds")
     if not plan.goal:
         goal = ("# goal_accuracy", goal[1], "ends the job when so many test samples are right")
+    if plan.sizes:
+        form = [("sizes", str(list(plan.sizes)), shape)]
+    else:
+        form = [("input", str(list(plan.input)), "a sample's shape"), ("classes", str(plan.classes), "")]
     job = [
         ("dataset", f'"{plan.dataset}"', "its name, CID or 0x digest"),
-        ("model", '"mlp"', "linear layers with ReLU between them"),
-        ("sizes", str(list(plan.sizes)), shape),
+        ("model", f'"{plan.model}"', job_model.PRESETS[plan.model].about),
+        *form,
         ("batch_size", str(plan.batch_size), ""),
         ("steps", str(plan.steps), "of SGD, in each round"),
         ("learning_rate", str(plan.learning_rate), ""),

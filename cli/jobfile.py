@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from cli import job_model
 from cli.amounts import parse_amount
 from cli.auto_reward import AUTO, DEFAULTS, auto_reward
 from cli.errors import UserError
 from learner import manifest as m
+from learner.architecture import Model
 from learner.errors import InvalidManifest
 from node import unixfs
 from node.api import schema
@@ -28,11 +30,17 @@ BUILT_IN: Final = {"digits": (64, 10)}  # features and classes
 _JOB: Final[Mapping[str, tuple[type, Any]]] = {
     "dataset": (str, ...),
     "model": (str, "mlp"),
-    "sizes": (list, ...),
+    **job_model.KEYS,
     "batch_size": (int, ...),
     "steps": (int, ...),
     "learning_rate": (float, ...),
     "momentum": (float, 0.0),
+    "weight_decay": (float, 0.0),
+    "optimiser": (str, "sgd"),
+    "beta2": (float, None),
+    "epsilon": (float, None),
+    "bits": (int, m.BITS_DEFAULT),
+    "weights": (str, None),
     "goal_accuracy": (float, None),
     "seed": (int, 0),
 }
@@ -79,7 +87,8 @@ def load_job(path: Path, now: float, say: Say = lambda text: None) -> schema.Job
         if name not in ("job", "terms", "economics") or not isinstance(table, dict):
             known = 'the tables [job] and [terms], and [economics] with `reward = "auto"`'
             raise UserError(f"{path}: `{name}` is not known here; a job file has {known}")
-    return job_spec(tables.get("job", {}), tables.get("terms", {}), now, str(path), tables.get("economics"), say)
+    job, terms, economics = tables.get("job", {}), tables.get("terms", {}), tables.get("economics")
+    return job_spec(job, terms, now, str(path), economics, say, path.parent)
 
 
 def job_spec(
@@ -89,22 +98,28 @@ def job_spec(
     source: str,
     economics: Mapping[str, Any] | None = None,
     say: Say = lambda text: None,
+    folder: Path = Path(),
 ) -> schema.JobSpec:
-    """As `load_job`, from the tables; `source` is named in errors."""
+    """As `load_job`, from the tables; `source` is named in errors, `folder` is where names of files begin."""
     job = _table(job, _JOB, "job", source)
     terms = _table(terms, _TERMS, "terms", source)
-    _check_model(job, source)
+    model, adam = job_model.build(job, folder, source), _adam(job, source)
+    _check_job(job, model, adam, source)
     _check_terms(terms, source)
     stake = parse_amount(terms["stake"], f"`stake` in [terms] of {source}")
     return schema.JobSpec(
         dataset=job["dataset"],
-        model=schema.ModelSpec(sizes=job["sizes"]),
+        model=model,
         batch_size=job["batch_size"],
         steps=job["steps"],
         learning_rate=job["learning_rate"],
         momentum=job["momentum"],
         seed=job["seed"],
         goal_accuracy=job["goal_accuracy"],
+        weight_decay=job["weight_decay"],
+        adam=adam,
+        bits=job["bits"],
+        weights=job["weights"],
         terms=schema.Terms(
             reward_wei=str(_reward(terms, stake, economics, source, say)),
             stake_wei=str(stake),
@@ -152,38 +167,51 @@ def _table(given: Mapping[str, Any], known: Mapping[str, tuple[type, Any]], name
     return values
 
 
-def _check_model(job: Mapping[str, Any], source: str) -> None:
+def _adam(job: Mapping[str, Any], source: str) -> m.Adam | None:
+    given = {key: job[key] for key in ("beta2", "epsilon") if job[key] is not None}
+    _require(job["optimiser"] in ("sgd", "adam"), "job", "optimiser", "expected sgd or adam", source)
+    if job["optimiser"] == "adam":
+        return m.Adam(**given)
+    _require(not given, "job", next(iter(given), ""), "only with optimiser = \"adam\"", source)
+    return None
+
+
+def _check_job(job: Mapping[str, Any], model: Model, adam: m.Adam | None, source: str) -> None:
     """The learner's own rules, asked with a stand-in for what only the node knows: the dataset's digest and size."""
-    dataset, sizes = job["dataset"], job["sizes"]
-    if job["model"] != "mlp":
-        raise UserError(f"`model` in [job] of {source}: unknown model {job['model']!r} (known: mlp)")
+    dataset = job["dataset"]
     if not (_DIGEST.fullmatch(dataset) or _NAME.fullmatch(dataset) or _is_cid(dataset)):
         text = f"{dataset!r} is not the name, CID or 0x digest of a dataset; `flnode data list` shows those at a node"
         raise UserError(f"`dataset` in [job] of {source}: {text}")
-    _require(all(type(size) is int for size in sizes), "job", "sizes", "expected a list of whole numbers", source)
+    if job["weights"] is not None:
+        place = f"{job['weights']!r} is not the CID or 0x digest of a model's state"
+        _require(bool(_DIGEST.fullmatch(job["weights"])) or _is_cid(job["weights"]), "job", "weights", place, source)
     _require(0 <= job["seed"] < 1 << 63, "job", "seed", "expected 0 to 2**63 - 1", source)
     try:
         goal = None if job["goal_accuracy"] is None else m.Goal(job["goal_accuracy"])
         m.validated(
             m.Manifest(
-                model=m.Mlp(tuple(sizes)),
+                model=model,
                 dataset=bytes(32),
                 dataset_size=1,
                 batch_size=job["batch_size"],
                 steps=job["steps"],
                 learning_rate=job["learning_rate"],
                 momentum=job["momentum"],
+                weight_decay=job["weight_decay"],
+                adam=adam,
+                bits=job["bits"],
                 init_seed=bytes(32),
                 goal=goal,
             )
         )
     except InvalidManifest as error:
-        key = error.field.replace("model.", "").replace("goal.at_least", "goal_accuracy") or "job"
+        key = error.field.replace("adam.", "").replace("goal.at_least", "goal_accuracy") or "job"
         raise UserError(f"`{key}` in [job] of {source}: {error.reason}") from None
-    if dataset in BUILT_IN and (sizes[0], sizes[-1]) != BUILT_IN[dataset]:
+    if dataset in BUILT_IN and (model.features, model.classes) != BUILT_IN[dataset]:
         features, classes = BUILT_IN[dataset]
-        text = f"{dataset} needs {features} inputs and {classes} outputs, got {sizes}"
-        raise UserError(f"`sizes` in [job] of {source}: {text}")
+        got = job["sizes"] or f"{model.features} and {model.classes}"
+        text = f"{dataset} needs {features} inputs and {classes} outputs, got {got}"
+        raise UserError(f"`{'sizes' if job['sizes'] else 'model'}` in [job] of {source}: {text}")
 
 
 def _is_cid(text: str) -> bool:

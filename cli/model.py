@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import click
+import msgspec
 
 from cli.blob import fetch, handed_over, write_file
 from cli.client import Client
@@ -14,7 +15,8 @@ from cli.errors import NodeError, UserError
 from cli.options import node_command
 from cli.output import print_json, stdout, table
 from cli.tensors import SUFFIXES, Tensor, encode
-from learner import canonical, convert, manifest
+from learner import canonical, convert, manifest, presets
+from learner.architecture import Model
 from learner.card import Card
 from learner.errors import InvalidDataset, InvalidManifest, InvalidState
 from learner.manifest import MANIFEST_BYTES_MAX, Manifest
@@ -149,9 +151,17 @@ def _metadata(info: schema.ModelInfo, described: Manifest) -> dict[str, str]:
         "update_digest": info.update_digest,
         "manifest_digest": "0x" + hashlib.sha256(described.encode()).hexdigest(),
         "dataset_digest": info.dataset,
-        "model": json.dumps({"kind": "mlp", "sizes": described.model.sizes}),
+        "model": _model_text(described.model),
         "bits": str(described.bits),
         "classes": json.dumps(card.classes),
         "columns": json.dumps(card.columns),
         **score,
     }
+
+
+def _model_text(model: Model) -> str:
+    """A multilayer perceptron by its sizes, anything else layer by layer."""
+    sizes = presets.sizes_of(model)
+    if sizes is not None:
+        return json.dumps({"kind": "mlp", "sizes": sizes})
+    return str(msgspec.json.encode(model), "utf-8")

@@ -15,7 +15,7 @@ import msgspec
 import torch
 
 from learner import golden, selfcheck
-from learner.exact.backends import BACKENDS
+from learner.exact.backends.choose import BACKENDS
 from learner.verdict import ANY_BACKEND, Verdict
 
 

@@ -5,35 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import torch
 from torch import Tensor
 
 from learner.errors import Stopped
-from learner.exact.integers import Arithmetic
+from learner.exact.guard import Guard
+from learner.machine import CPU, Machine
 from learner.manifest import Manifest
-from learner.models import forward
+from learner.models import check_tokens, classes_of
 from learner.score import Score
 from learner.tensors import decode_state
-from learner.train import CPU, Machine, Samples, parameters_of
+from learner.train import Samples, parameters_of
 
 CHUNK_ROWS: Final = 1024  # quantisation scales depend on the rows computed together, so this is part of the result
 
 
 def predict(manifest: Manifest, state: bytes, features: Tensor, machine: Machine = CPU) -> Tensor:
-    """Classes of samples float32 [N, features], 1 <= N <= CHUNK_ROWS; of equal greatest logits the lowest class.
+    """Classes of samples float32 [N, features], 1 <= N <= CHUNK_ROWS; see models.classes_of.
 
     Raises:
         InvalidState: not a state of this manifest.
+        InvalidDataset: a token that the model's embedding does not have.
         Diverged: a number left the finite range.
     """
-    arithmetic = Arithmetic(manifest.bits, machine.multiply)
     parameters = parameters_of(decode_state(state, manifest))
     on_device = {name: tensor.to(machine.device) for name, tensor in parameters.items()}
-    logits, _ = forward(manifest.model, arithmetic, on_device, features)
-    # torch's argmax leaves open which of equal values it names.
-    classes = torch.arange(logits.shape[1], device=logits.device)
-    greatest = logits == logits.amax(1, keepdim=True)
-    return torch.where(greatest, classes, logits.shape[1]).amin(1)
+    check_tokens(manifest.model, features)
+    with Guard():
+        outputs, _ = machine.network(manifest).forward(on_device, features)
+        return classes_of(manifest.model, outputs)
 
 
 def evaluate(
@@ -47,6 +46,7 @@ def evaluate(
 
     Raises:
         InvalidState: not a state of this manifest.
+        InvalidDataset: a token that the model's embedding does not have.
         Diverged: a number left the finite range.
         Stopped: should_stop said so.
     """

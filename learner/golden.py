@@ -17,12 +17,17 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from learner import presets
+from learner.architecture import Model
 from learner.data import Dataset
 from learner.exact import philox
+from learner.exact.backends.choose import REFERENCE
+from learner.exact.functions import exp, exp32, log, sqrt32
 from learner.exact.integers import Arithmetic
-from learner.exact.loss import cross_entropy, cross_entropy_gradient, exp, log
-from learner.manifest import BITS_MAX, BITS_MIN, Manifest, Mlp
-from learner.train import Machine, initial_bytes, load_samples, train_round
+from learner.exact.loss import cross_entropy, cross_entropy_gradient
+from learner.machine import Machine
+from learner.manifest import BITS_MAX, BITS_MIN, Manifest
+from learner.train import initial_bytes, load_samples, train_round
 
 GOLDEN_PATH: Final = Path(__file__).parent / "data_files" / "golden.json"
 SEED: Final = bytes(32)  # of every stream and every batch
@@ -101,7 +106,8 @@ def product(machine: Machine, name: str) -> Tensor:
     a, b = case.numbers(case.rows, case.inner, "a"), case.numbers(case.inner, case.columns, "b")
     if case.transposed:
         a, b = a.t().contiguous().t(), b.t().contiguous().t()
-    return machine.multiply(a.to(machine.device), b.to(machine.device)).float()
+    backend = machine.backend or REFERENCE
+    return backend.product(*(backend.cut(each.to(machine.device), _LIMIT) for each in (a, b)), 0)
 
 
 def _uniform_words(machine: Machine) -> Tensor:
@@ -131,7 +137,7 @@ def _quantise(machine: Machine) -> Tensor:
     found = []
     for bits in range(BITS_MIN, BITS_MAX + 1):
         for row in values:
-            quantised = Arithmetic(bits, machine.multiply).quantise(row)
+            quantised = Arithmetic(bits, REFERENCE).integers(row)
             found += [quantised.values, torch.full((1,), float(quantised.scale), device=machine.device)]
     return torch.cat(found)
 
@@ -147,6 +153,8 @@ FUNCTIONS: Final[dict[str, Callable[[Machine], Tensor]]] = {
     "subnormals": _subnormals,
     "operations": _single_operations,
     "exp": lambda machine: exp(_uniform_words(machine) * -(2.0**-27)),
+    "exp32": lambda machine: exp32(_magnitudes(machine, "exp32")),
+    "sqrt": lambda machine: sqrt32(_magnitudes(machine, "sqrt").abs()),
     "log": lambda machine: log((_uniform_words(machine) + 1.0) * 2.0**-30),
     "quantise": _quantise,
     "cross_entropy": _cross_entropy,
@@ -157,13 +165,19 @@ FUNCTIONS: Final[dict[str, Callable[[Machine], Tensor]]] = {
 class Preset:
     """A model, and samples of its shape: `train` of them made up, in so many classes."""
 
-    model: Mlp
+    model: Model
     shape: tuple[int, ...]
     classes: int
     train: int = 96
 
 
-PRESETS: Final = {"mlp": Preset(Mlp((20, 24, 16, 5)), (20,), 5)}
+PRESETS: Final = {
+    "mlp": Preset(presets.mlp((20, 24, 16, 5)), (20,), 5),
+    "linear_regression": Preset(presets.linear_regression(20, 5), (20,), 5),
+    "logistic_regression": Preset(presets.logistic_regression(20, 5), (20,), 5),
+    "cnn": Preset(presets.cnn((2, 9, 8), 5, (4, 6), 12), (2, 9, 8), 5),
+    "transformer": Preset(presets.transformer((6, 5), 5, 8, 2, 1, causal=True), (6, 5), 5),
+}
 _STEPS: Final = 20
 
 

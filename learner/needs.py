@@ -7,7 +7,6 @@ declining what is far too much: a job that is only a little beyond the truth is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 from learner.data import Dataset
@@ -15,7 +14,6 @@ from learner.manifest import Manifest
 
 _PROCESS_BYTES: Final = 192 * 2**20  # of a process that has imported torch and done its checks
 _THREAD_BYTES: Final = 20 * 2**20  # its stack, and that of a thread of the other pool
-_PASSES: Final = 3  # products of a layer in a step: outputs, gradients of the weights, gradients of the inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +52,5 @@ def memory_bytes(manifest: Manifest, dataset: Dataset | None, threads: int) -> i
 
 def _step(manifest: Manifest) -> tuple[int, int]:
     """(multiplications, bytes) of a step, the state included."""
-    sizes = manifest.model.sizes
-    products = sum(inputs * outputs for inputs, outputs in pairwise(sizes))
-    numbers = sum(sizes) + 2 * max(sizes)  # all layers' outputs are kept, and some are in work
-    states = 3 * manifest.update_size()  # the base as bytes, as tensors, and the next state's bytes
-    return _PASSES * manifest.batch_size * products, 8 * manifest.batch_size * numbers + states + 24 * products
+    cost = manifest.cost()  # counts the state as tensors
+    return cost.multiplications, cost.memory_bytes + 2 * manifest.update_size()  # the base and the next state as bytes

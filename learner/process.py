@@ -191,10 +191,10 @@ def _prepare(options: argparse.Namespace, folder: Path) -> tuple[Workbench | Non
         warnings.simplefilter("ignore")
         import torch
 
-    from learner.exact.backends import BACKENDS
+    from learner.exact.backends.choose import BACKENDS
+    from learner.machine import Machine
     from learner.selfcheck import nonconformity
     from learner.speed import measured
-    from learner.train import Machine
     from learner.workbench import Workbench
 
     torch.set_num_threads(options.threads)
@@ -202,7 +202,7 @@ def _prepare(options: argparse.Namespace, folder: Path) -> tuple[Workbench | Non
     torch.set_flush_denormal(False)
     if device == "auto":
         device = "cuda:0" if may_use_cuda and torch.cuda.is_available() else "cpu"
-    machine = Machine(torch.device(device), BACKENDS[options.backend])
+    machine = Machine(torch.device(device), BACKENDS.get(options.backend))  # "auto" is none of them
     imported = time.monotonic()
     reason = nonconformity(machine)
     speed = None if reason else measured(machine)
@@ -244,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True, help="where jobs' files are; nothing else is writable")
     parser.add_argument("--threads", type=int, default=1, choices=range(1, 257), metavar="N")
     parser.add_argument("--device", type=_device, default="auto", help="auto, cpu or cuda:N")
-    parser.add_argument("--backend", choices=("f64", "int8"), default="f64")
+    parser.add_argument("--backend", choices=("auto", "f64", "f32", "int8"), default="auto")
     parser.add_argument("--memory-max-mb", type=int, default=2048, metavar="N")
     parser.add_argument("--sandbox", choices=sandbox.MODES, default="require")
     options = parser.parse_args(arguments)

@@ -38,10 +38,11 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 
 
 class Init(Request, frozen=True, tag="init"):
-    """Write the manifest's first base state to `out`; answered by Done."""
+    """Write the manifest's first base state to `out`; answered by Done. `weights` is the blob that it may name."""
 
     manifest: ManifestBytes
     out: FileName
+    weights: FileName | None = None
 
 
 class Train(Request, frozen=True, tag="train"):

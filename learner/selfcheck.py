@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from learner import golden
-from learner.exact.backends import BACKENDS
-from learner.train import Machine
+from learner.exact.backends.choose import BACKENDS
+from learner.machine import Machine
 from learner.verdict import ANY_BACKEND, Verdict
 
 Check = Callable[[Machine], bytes]
@@ -69,9 +69,10 @@ def machine_with(device: torch.device, backend: str) -> Machine:
 def nonconformity(machine: Machine) -> str:
     """Empty when the machine conforms by the quick checks, else the first one that does not."""
     expected = golden.recorded()
-    name = next((name for name, each in BACKENDS.items() if each is machine.multiply), "its backend")
-    for backend in (ANY_BACKEND, name):
-        for verdict in judged(machine, backend, True, expected):
+    backends = BACKENDS.values() if machine.backend is None else (machine.backend,)
+    one_by_one = [(each.name, Machine(machine.device, each)) for each in backends]
+    for name, each in [(ANY_BACKEND, machine), *one_by_one]:
+        for verdict in judged(each, name, True, expected):
             if not verdict.ok:
                 return str(verdict)
     return ""

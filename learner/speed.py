@@ -9,13 +9,14 @@ import msgspec
 
 from learner import golden
 from learner.golden import Preset
-from learner.manifest import Mlp
+from learner.machine import Machine
 from learner.needs import Speed, round_s
-from learner.train import Machine, initial_bytes, load_samples, train_round
+from learner.presets import mlp
+from learner.train import initial_bytes, load_samples, train_round
 
 _RUNS: Final = 3
 _STEPS_SMALL, _STEPS_LARGE, _BATCH_LARGE = 10, 1, 64
-LARGE: Final = Preset(Mlp((512, 512, 10)), (512,), 10)
+LARGE: Final = Preset(mlp((512, 512, 10)), (512,), 10)
 
 
 def measured(machine: Machine) -> Speed:

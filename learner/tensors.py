@@ -53,6 +53,29 @@ def decode_state(data: bytes, manifest: Manifest) -> State:
     return {field.name: _values(field, raw) for field, raw in parts}
 
 
+def decode_parameters(data: bytes, manifest: Manifest) -> State:
+    """The parameters of a state that may come from another job with the same layers, on the CPU.
+
+    Raises:
+        InvalidState: not canonical bytes, or a parameter of the model is missing or has another shape.
+    """
+    _, parts = canonical.split(data)
+    found = {field.name: (field, raw) for field, raw in parts}
+    state: State = {}
+    for field in manifest.model.parameters():
+        name = f"parameter/{field.name}"
+        if name not in found:
+            raise InvalidState(f"state: no tensor {name}, which the model needs")
+        given, raw = found[name]
+        if given.shape != field.shape:
+            raise InvalidState(f"state: {name} has the shape {list(given.shape)}, the model needs {list(field.shape)}")
+        state[name] = _values(given, raw)
+    others = [name for name in found if name.startswith("parameter/") and name not in state]
+    if others:
+        raise InvalidState(f"state: {others[0]} is no parameter of the model")
+    return state
+
+
 def _values(field: Field, raw: memoryview) -> Tensor:
     tensor = torch.frombuffer(bytearray(raw), dtype=torch.float32).view(field.shape)
     if not bool(torch.isfinite(tensor).all()):

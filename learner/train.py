@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from learner.batches import batches
 from learner.data import Dataset
-from learner.errors import InvalidDataset, Stopped
-from learner.exact.backends import Multiply, f64
-from learner.exact.integers import Arithmetic
-from learner.exact.loss import cross_entropy, cross_entropy_gradient
-from learner.exact.optim import sgd_step
+from learner.errors import InvalidDataset, InvalidState, Stopped
+from learner.exact.guard import Guard
+from learner.exact.optim import optimiser
+from learner.machine import CPU, Machine
 from learner.manifest import Manifest
-from learner.models import backward, forward, initial_state
-from learner.tensors import State, decode_state, encode_state
+from learner.models import check_tokens, initial_state, loss_gradient, loss_value
+from learner.tensors import State, decode_parameters, decode_state, encode_state
+
+GUARD_INTERVAL_STEPS: Final = 16  # the guard doubles the time of a small step; all steps do the same operations
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +30,6 @@ class Samples:
     features: Tensor
     labels: Tensor
     train: int
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Where and how to compute; changes the speed, never the result."""
-
-    device: torch.device
-    multiply: Multiply = f64.multiply
-
-
-CPU = Machine(torch.device("cpu"))
 
 
 def load_samples(dataset: Dataset, machine: Machine) -> Samples:
@@ -58,9 +50,20 @@ def load_samples(dataset: Dataset, machine: Machine) -> Samples:
     return Samples(features, labels, dataset.train)
 
 
-def initial_bytes(manifest: Manifest) -> bytes:
-    """The canonical bytes of the first base state."""
-    return encode_state(initial_state(manifest), manifest.bits)
+def initial_bytes(manifest: Manifest, weights: bytes | None = None) -> bytes:
+    """The canonical bytes of the first base state.
+
+    Args:
+        weights: the blob that the manifest names, if it names one.
+    Raises:
+        InvalidState: the blob is missing or unasked for, no state, or does not have the model's parameters.
+    """
+    state = initial_state(manifest)
+    if (weights is None) != (manifest.weights is None):
+        raise InvalidState("state: initial weights " + ("are missing" if weights is None else "were not asked for"))
+    if weights is not None:
+        state |= decode_parameters(weights, manifest)
+    return encode_state(state, manifest.bits)
 
 
 def parameters_of(state: State) -> State:
@@ -88,19 +91,19 @@ def train_round(
         Diverged: a number left the finite range.
         Stopped: should_stop said so.
     """
-    arithmetic = Arithmetic(manifest.bits, machine.multiply)
+    network, model = machine.network(manifest), manifest.model
     state = {name: tensor.to(machine.device) for name, tensor in decode_state(base, manifest).items()}
+    check_tokens(model, samples.features[: samples.train])
     parameters = parameters_of(state)
-    rate = torch.tensor(manifest.learning_rate, dtype=torch.float32, device=machine.device)
-    momentum = torch.tensor(manifest.momentum, dtype=torch.float32, device=machine.device)
+    optimise = optimiser(manifest, state, machine.device)
     chosen = batches(batch_seed, samples.train, manifest.batch_size, manifest.steps)
     for done, indices in enumerate(chosen, start=1):
         indices = indices.to(machine.device)
         labels = samples.labels[indices]
-        logits, tape = forward(manifest.model, arithmetic, parameters, samples.features[indices])
-        gradients = backward(arithmetic, tape, cross_entropy_gradient(logits, labels))
-        for name, parameter in parameters.items():
-            sgd_step(parameter, state.get(f"velocity/{name}"), gradients[name], rate, momentum)
-        if should_stop(done, lambda logits=logits, labels=labels: cross_entropy(logits, labels)):  # type: ignore[misc]
+        with Guard() if done % GUARD_INTERVAL_STEPS == 1 else nullcontext():
+            outputs, tapes = network.forward(parameters, samples.features[indices])
+            gradients = network.backward(parameters, tapes, loss_gradient(model, outputs, labels))
+            optimise.step(gradients)
+        if should_stop(done, lambda outputs=outputs, labels=labels: loss_value(model, outputs, labels)):  # type: ignore[misc]
             raise Stopped
     return encode_state(state, manifest.bits)

@@ -14,9 +14,10 @@ from learner.canonical import STATE_BYTES_MAX
 from learner.data import Dataset
 from learner.errors import InvalidDataset, InvalidState, JobError, Stopped
 from learner.evaluate import CHUNK_ROWS, evaluate, predict
+from learner.machine import Machine
 from learner.manifest import Manifest
 from learner.protocol import Done, Evaluate, Init, Job, Predict, Scored, Train
-from learner.train import Machine, Samples, initial_bytes, load_samples, train_round
+from learner.train import Samples, initial_bytes, load_samples, train_round
 
 Watch = Callable[[int, int, Callable[[], float]], bool]  # (step, steps, loss) -> stop?
 
@@ -41,7 +42,9 @@ class Workbench:
         described = manifest.decode(job.manifest)
         match job:
             case Init():
-                self._write(job.out, initial_bytes(described))
+                name = job.weights
+                weights = None if name is None else self._read(name, STATE_BYTES_MAX, InvalidState)
+                self._write(job.out, initial_bytes(described, weights))
             case Train():
                 self._write(job.out, self._train(described, job, watch))
             case Evaluate():

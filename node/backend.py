@@ -15,9 +15,9 @@ from chain.chain import Chain
 from chain.contracts import bindings as b
 from learner import manifest as manifests
 from learner.card import Card
-from learner.errors import InvalidDataset, InvalidManifest
+from learner.errors import InvalidManifest
 from learner.manifest import Manifest
-from node import job_screen, peer_screen
+from node import job_manifest, job_screen, peer_screen
 from node.account import Account, QueueFull, Receipt, TransactionFailed
 from node.api import schema
 from node.api.backend import BackendError, NotFound
@@ -188,7 +188,8 @@ class NodeBackend:
         learner = self.performer.learner
         if learner is None:
             raise BackendError("this node has no learner; post the job at a learning server")
-        manifest = await self._manifest(spec)
+        found = await job_manifest.describe(spec, self.named, self.blobs, self.performer.exchange)
+        manifest = found.manifest
         terms = job_screen.contract_terms(spec.terms)
         if terms.auto_finalise and manifest.goal is not None:
             raise BackendError("with auto_finalise no round can be scored before it ends: leave one of the two out")
@@ -198,7 +199,7 @@ class NodeBackend:
                 "lower one of the three in the job file, or send coins to the account"
             )
         try:
-            base = self.blobs.put(await learner.init(manifest), public=True)
+            base = self.blobs.put(await learner.init(manifest, found.weights), public=True)
             digest = self.blobs.put(manifest.encode(), public=True)
         except (LearnerError, BlobStoreFull) as error:
             raise BackendError(str(error)) from None
@@ -270,28 +271,6 @@ class NodeBackend:
             return schema.Submitted(_hex(self.account_queue.hash_of(tag) or b""), final=False)
         done = self.chain.receipt(receipt.transaction)
         return submitted(receipt.transaction, () if done is None else done.logs)
-
-    async def _manifest(self, spec: schema.JobSpec) -> Manifest:
-        dataset, size, contents = await self.named.find(spec.dataset)
-        seed = hashlib.sha256(b"flnode/job/1" + spec.seed.to_bytes(8, "big", signed=True)).digest()
-        try:
-            manifest = manifests.validated(
-                Manifest(
-                    model=manifests.Mlp(tuple(spec.model.sizes)),
-                    dataset=dataset,
-                    dataset_size=size,
-                    batch_size=spec.batch_size,
-                    steps=spec.steps,
-                    learning_rate=spec.learning_rate,
-                    momentum=spec.momentum,
-                    init_seed=seed,
-                    goal=None if spec.goal_accuracy is None else manifests.Goal(spec.goal_accuracy),
-                )
-            )
-            contents.check_fits(manifest)
-        except (InvalidManifest, InvalidDataset) as error:
-            raise BackendError(str(error)) from None
-        return manifest
 
     # ---- jobs -------------------------------------------------------------------------------------------------------
     def _find(self, job: int) -> JobView:

@@ -102,8 +102,9 @@ class LearnerConfig(_Section, frozen=True):
     threads: Annotated[int, Meta(ge=1, le=256, description="Threads for training.")] = 1
     device: Annotated[str, Meta(pattern=r"^(auto|cpu|cuda:\d+)$", description="auto, cpu or cuda:N.")] = "auto"
     backend: Annotated[
-        Literal["f64", "int8"], Meta(description="How integers are multiplied: f64 or int8. Same results, other speed.")
-    ] = "f64"
+        Literal["auto", "f64", "f32", "int8"],
+        Meta(description="How integers are multiplied; auto measures. Same results, other speed."),
+    ] = "auto"
     memory_max_mb: Annotated[int, Meta(ge=256, description="Private memory, in MB; larger jobs are declined.")] = 2048
     sandbox: Annotated[
         Literal["require", "try", "off"],

@@ -87,7 +87,7 @@ class LearnerConfig:
     folder: Path
     threads: int = 1
     device: str = "auto"
-    backend: Literal["f64", "int8"] = "f64"
+    backend: Literal["auto", "f64", "f32", "int8"] = "auto"
     memory_max_mb: int = 2048
     sandbox: Literal["require", "try", "off"] = "require"
     start_timeout_s: float = 120.0

@@ -89,11 +89,12 @@ class Learner:
         async with self._turn:
             return await self._ask(Describe(id=self._next_id()), Ready)
 
-    async def init(self, manifest: Manifest) -> bytes:
-        """The first base state."""
+    async def init(self, manifest: Manifest, weights: bytes | None = None) -> bytes:
+        """The first base state; `weights` is the blob that the manifest names, if it names one."""
+        files = {} if weights is None else {"init.weights": weights}
         async with self._turn:
-            with self._files({}, "init.out") as out:
-                job = Init(id=self._next_id(), manifest=manifest.encode(), out=out)
+            with self._files(files, "init.out") as out:
+                job = Init(id=self._next_id(), manifest=manifest.encode(), out=out, weights=next(iter(files), None))
                 return await self._run(job, out, manifest.update_size())
 
     async def train(

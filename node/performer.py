@@ -322,8 +322,11 @@ class Performer:
         """The first base follows from the manifest: compute it rather than believe it."""
         if self.learner is None:
             return
-        if await self._put(await self.learner.init(manifest), public=True) != base:
-            raise InvalidManifest("init_seed", "does not give the posted base")
+        named, weights = manifest.weights, None
+        if named is not None:
+            weights = await self.exchange.fetch(named.digest, named.size, size=named.size)
+        if await self._put(await self.learner.init(manifest, weights), public=True) != base:
+            raise InvalidManifest("init_seed" if weights is None else "weights", "does not give the posted base")
 
     async def _submit(
         self, tag: str, call: b.Call, effect: object, claim: bytes | None = None

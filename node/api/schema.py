@@ -12,7 +12,9 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from learner.architecture import Model
 from learner.card import Card
+from learner.manifest import BITS_DEFAULT, Adam
 from node.api.schema_network import Equivocation, Hex, KnownPeer, Peer, Proposal, ValidatorInfo, Validators
 
 __all__ = [
@@ -125,22 +127,15 @@ class Terms(msgspec.Struct, frozen=True):
     auto_finalise: bool = False
 
 
-class ModelSpec(msgspec.Struct, frozen=True):
-    """A multilayer perceptron: `sizes` from input to classes."""
-
-    sizes: list[int]
-    kind: Literal["mlp"] = "mlp"
-
-
 class JobSpec(msgspec.Struct, frozen=True):
     """fl_submitJob: a job before it has a manifest. `seed` decides initial weights and every batch.
 
     `dataset` is a name that the node knows ("digits" is built in), or the 0x digest or CID of a dataset blob that is
-    here or at a connected peer.
+    here or at a connected peer. `weights`, the digest or CID of a state with the same layers, replaces the seed's.
     """
 
     dataset: str
-    model: ModelSpec
+    model: Model
     batch_size: int
     steps: int  # per round
     learning_rate: float
@@ -148,6 +143,10 @@ class JobSpec(msgspec.Struct, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     terms: Terms
     goal_accuracy: float | None = None
+    weight_decay: float = 0.0
+    adam: Adam | None = None
+    bits: int = BITS_DEFAULT
+    weights: str | None = None
 
 
 class Submitted(msgspec.Struct, frozen=True):

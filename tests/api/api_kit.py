@@ -23,6 +23,7 @@ from chain.transaction import sign_transaction
 from chain.types import FINALISE, Certificate
 from learner import canonical, data, manifest
 from learner.card import Card
+from learner.presets import mlp
 from node.api import schema
 from node.api.backend import BackendError, NotFound
 from node.api.http import ApiAddresses, serve_api
@@ -52,7 +53,7 @@ NETWORK = Network(
 
 # The model of TinyNode's jobs: over the dataset `flowers` of two features and three classes.
 MANIFEST = manifest.Manifest(
-    model=manifest.Mlp((2, 3)), dataset=b"\x44" * 32, dataset_size=100, batch_size=1, steps=1, learning_rate=0.5,
+    model=mlp((2, 3)), dataset=b"\x44" * 32, dataset_size=100, batch_size=1, steps=1, learning_rate=0.5,
     momentum=0.5, init_seed=bytes(32),
 )  # fmt: skip
 WEIGHTS = (1.0, -2.0, 0.5, 0.25, 3.0, 0.0)

@@ -10,6 +10,9 @@ import pytest
 from cli.job_new import DIGITS, render
 from cli.jobfile import load_job
 from cli.main import run
+from learner import presets
+from learner.architecture import Model
+from learner.presets import mlp
 from node.api import schema
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,7 +53,7 @@ def test_the_example_in_configs_is_what_the_digits_preset_writes(folder: Path, c
 def test_built_in_presets_need_no_node(folder: Path, capsys: Capture, preset: str, sizes: list[int]) -> None:
     made(capsys, preset, "--out", "job.toml", "--slots", 5, "--rounds", 7)
     spec = load_job(Path("job.toml"), NOW)
-    assert spec.model.sizes == sizes
+    assert spec.model == mlp(sizes)
     assert (spec.terms.slots, spec.terms.workers_min, spec.terms.rounds_max) == (5, 5, 7)
 
 
@@ -63,10 +66,29 @@ def test_a_job_over_ones_own_dataset_fits_it_and_is_accepted_unchanged(
     assert call(capsys, "data", "add", "flowers.csv", *at)[0] == 0
     made(capsys, preset, "--dataset", "flowers", *at)
     spec = load_job(folder / "flowers.toml", NOW)
-    assert (spec.dataset, spec.model.sizes, spec.batch_size, spec.goal_accuracy) == ("flowers", sizes, 16, None)
+    assert (spec.dataset, spec.model, spec.batch_size, spec.goal_accuracy) == ("flowers", mlp(sizes), 16, None)
     code, out, err = call(capsys, "job", "submit", "flowers.toml", *at)
     assert (code, err) == (0, "")
     assert "job 1 posted" in out
+
+
+@pytest.mark.parametrize(
+    ("preset", "model"),
+    [("cnn", presets.cnn((1, 8, 8), 10)), ("transformer", presets.transformer((8, 8), 10))],
+)
+def test_images_can_have_convolutions_or_a_transformer(
+    folder: Path, capsys: Capture, preset: str, model: Model
+) -> None:
+    made(capsys, preset, "--out", "job.toml")
+    assert load_job(Path("job.toml"), NOW).model == model
+
+
+def test_a_table_is_no_image(folder: Path, directory: Path, capsys: Capture) -> None:
+    (folder / "flowers.csv").write_text(FLOWERS)
+    at = ("--config", directory)
+    assert call(capsys, "data", "add", "flowers.csv", *at)[0] == 0
+    code, _, err = call(capsys, "job", "new", "cnn", "--dataset", "flowers", *at)
+    assert (code, err) == (2, "flnode: a sample of flowers has the shape [2], which is no image\n")
 
 
 def test_a_dataset_may_be_named_by_its_cid_or_digest(folder: Path, directory: Path, capsys: Capture) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cli.errors import UserError
 from cli.jobfile import escrow_wei, load_job
+from learner import presets
+from learner.architecture import Model
+from learner.manifest import Adam
+from learner.presets import mlp
 from node import unixfs
 
 EXAMPLE = Path(__file__).parent.parent.parent / "configs" / "jobs" / "digits.toml"
@@ -16,7 +21,7 @@ NOW = 1_800_000_000.7
 
 def test_the_example_becomes_the_job_that_it_describes() -> None:
     spec = load_job(EXAMPLE, NOW)
-    assert (spec.dataset, spec.model.sizes, spec.goal_accuracy, spec.seed) == ("digits", [64, 64, 10], 0.95, 0)
+    assert (spec.dataset, spec.model, spec.goal_accuracy, spec.seed) == ("digits", mlp((64, 64, 10)), 0.95, 0)
     assert (spec.terms.reward_wei, spec.terms.stake_wei) == (str(10**16), str(10**17))
     assert spec.terms.deadline == int(NOW) + 86_400
     assert escrow_wei(spec.terms) == 10**16 * 3 * 60
@@ -46,7 +51,23 @@ def edited(folder: Path, old: str, new: str) -> Path:
         ("batch_size = 32", "batch_size = '32'", "`batch_size` in [job] of {path}: expected a whole number, got '32'"),
         ("batch_size = 32", "batch_size = 0", "`batch_size` in [job] of {path}"),
         ("steps = 10 ", "steps = true ", "`steps` in [job] of {path}: expected a whole number, got True"),
-        ('model = "mlp"', 'model = "transformer"', "unknown model 'transformer' (known: mlp)"),
+        ('model = "mlp"', 'model = "oracle"', "unknown model 'oracle' (known: mlp, logistic_regression, linear_reg"),
+        ('model = "mlp"', 'model = "transformer"', "`input` in [job] of {path}: missing; the model transformer needs"),
+        ('model = "mlp"', 'model = "none.json"', "`sizes` in [job] of {path}: not together with a file of layers"),
+        ("sizes = [64, 64, 10]", "", "`sizes` in [job] of {path}: missing; the model mlp needs it"),
+        (
+            "sizes = [64, 64, 10]",
+            "sizes = [64, 64, 10]\nheads = 2",
+            "`heads` in [job] of {path}: the model mlp does not",
+        ),
+        ("sizes = [64, 64, 10]", "input = [8]\nclasses = 1", "`sizes` in [job] of {path}: missing"),
+        ("[64, 64, 10]", "[64, 64, 1]", "`model.layers[2]` in [job] of {path}: must have at least 2 outputs"),
+        ("momentum = 0.5", "optimiser = 'lion'", "`optimiser` in [job] of {path}: expected sgd or adam"),
+        ("momentum = 0.5", "beta2 = 0.9", "`beta2` in [job] of {path}: only with optimiser"),
+        ("momentum = 0.5", "optimiser = 'adam'\nbeta2 = 2", "`beta2` in [job] of {path}"),
+        ("momentum = 0.5", "weight_decay = -1", "`weight_decay` in [job] of {path}"),
+        ("momentum = 0.5", "bits = 15", "`bits` in [job] of {path}"),
+        ("momentum = 0.5", "weights = 'mine'", "`weights` in [job] of {path}: 'mine' is not the CID or 0x digest"),
         ('dataset = "digits"', 'dataset = "My Digits"', "'My Digits' is not the name, CID or 0x digest of a dataset"),
         ('dataset = "digits"', 'dataset = "0x12"', "'0x12' is not the name, CID or 0x digest of a dataset"),
         ("[64, 64, 10]", "[64, 64, 11]", "digits needs 64 inputs and 10 outputs, got [64, 64, 11]"),
@@ -87,4 +108,49 @@ def test_a_file_that_cannot_be_a_job_is_refused(tmp_path: Path, content: bytes |
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"job\.toml"):
+        load_job(path, NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        ('model = "logistic_regression"\nsizes = [64, 10]', presets.logistic_regression(64, 10)),
+        ('model = "linear_regression"\nsizes = [64, 10]', presets.linear_regression(64, 10)),
+        ('model = "cnn"\ninput = [1, 8, 8]\nclasses = 10', presets.cnn((1, 8, 8), 10)),
+        (
+            'model = "cnn"\ninput = [1, 8, 8]\nclasses = 10\nchannels = [3]\nhidden = 5',
+            presets.cnn((1, 8, 8), 10, (3,), 5),
+        ),
+        (
+            'model = "transformer"\ninput = [8, 8]\nclasses = 10\nwidth = 8\nheads = 4\nblocks = 1\ncausal = true',
+            presets.transformer((8, 8), 10, 8, 4, 1, True),
+        ),
+        ('model = "layers.json"', presets.transformer((8, 8), 10)),
+    ],
+)
+def test_a_model_is_a_preset_with_its_sizes_or_a_file_of_layers(tmp_path: Path, text: str, model: Model) -> None:
+    (tmp_path / "layers.json").write_bytes(msgspec.json.encode(presets.transformer((8, 8), 10)))
+    path = edited(tmp_path, 'model = "mlp"        # linear layers with ReLU between them\nsizes = [64, 64, 10]', text)
+    assert load_job(path, NOW).model == model
+
+
+def test_the_optimiser_the_bits_and_the_first_weights_can_be_chosen(tmp_path: Path) -> None:
+    cid = unixfs.cid(bytes(32), 5)
+    lines = f'optimiser = "adam"\nbeta2 = 0.99\nweight_decay = 0.5\nbits = 8\nweights = "{cid}"\nmomentum = 0.5'
+    spec = load_job(edited(tmp_path, "momentum = 0.5", lines), NOW)
+    assert (spec.adam, spec.weight_decay, spec.bits, spec.weights) == (Adam(0.99), 0.5, 8, cid)
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"[]", b"{", b"[" * 9999, b"\xff", b" " * 20_000, b'{"input": [64], "layers": []}']
+)
+def test_a_file_that_lists_no_layers_is_named(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "layers.json").write_bytes(content)
+    path = edited(
+        tmp_path,
+        'model = "mlp"        # linear layers with ReLU between them\nsizes = [64, 64, 10]',
+        'model = "layers.json"',
+    )
+    with pytest.raises(UserError, match=r"`model` in \[job\] of .*layers\.json"):
         load_job(path, NOW)

@@ -7,7 +7,8 @@ from typing import Any
 
 from learner import data
 from learner.data import Dataset
-from learner.manifest import Goal, Manifest, Mlp, validated
+from learner.manifest import Goal, Manifest, validated
+from learner.presets import mlp
 
 DIGITS = data.digits()
 
@@ -15,7 +16,7 @@ DIGITS = data.digits()
 def digits_manifest(**changes: Any) -> Manifest:
     """The job of the demonstration: reaches its goal in about ten rounds."""
     fields: dict[str, Any] = {
-        "model": Mlp((64, 64, 10)),
+        "model": mlp((64, 64, 10)),
         "dataset": data.DIGITS_DIGEST,
         "dataset_size": len(DIGITS),
         "batch_size": 32,

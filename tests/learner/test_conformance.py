@@ -15,9 +15,11 @@ import cli.conformance
 from cli.errors import NodeError
 from cli.main import cli as command
 from learner import conformance, golden, selfcheck
-from learner.exact.backends import BACKENDS
-from learner.exact.backends.f64 import multiply
-from learner.train import Machine
+from learner.exact.backends import Operand
+from learner.exact.backends.choose import BACKENDS
+from learner.exact.backends.f64 import Float64
+from learner.exact.backends.rescale import rescale
+from learner.machine import Machine
 from learner.verdict import ANY_BACKEND
 from tests.learner import numpy_twin as twin
 from tests.learner.examples import sha256
@@ -51,20 +53,29 @@ def test_the_golden_products_are_those_of_64_bit_integers(name: str) -> None:
     assert sha256(exact.astype("<f4").tobytes()) == golden.recorded()[f"product {name}"]
 
 
-def test_the_golden_run_is_that_of_the_numpy_version() -> None:
-    manifest, dataset = golden.golden_job("mlp")
-    job = twin.Job(
-        sizes=manifest.model.sizes,
-        batch_size=manifest.batch_size,
-        steps=manifest.steps,
-        learning_rate=manifest.learning_rate,
-        momentum=manifest.momentum,
-        bits=manifest.bits,
-        init_seed=manifest.init_seed,
-    )
+@pytest.mark.parametrize("name", golden.PRESETS)
+def test_the_golden_run_is_that_of_the_numpy_version(name: str) -> None:
+    manifest, dataset = golden.golden_job(name)
+    job = twin.Job(manifest.encode())
     features, labels, train = twin.dataset(dataset.encode())
     state = twin.train(job, twin.initial(job), features[:train], labels[:train], golden.SEED)
-    assert sha256(twin.canonical(state, job.bits)) == golden.recorded()["run mlp"]
+    assert sha256(twin.canonical(state, job.bits)) == golden.recorded()[f"run {name}"]
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    return a.double() @ b.double()
+
+
+class Faulty(Float64):
+    """Multiplies as it is told."""
+
+    name = "its backend"
+
+    def __init__(self, how: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.how = how
+
+    def product(self, a: Operand, b: Operand, scale: int) -> Tensor:
+        return rescale(self.how(a.limbs[0].float(), b.limbs[0].float()), scale)
 
 
 def saturating(a: Tensor, b: Tensor) -> Tensor:
@@ -90,7 +101,7 @@ BROKEN: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
 def test_a_machine_that_multiplies_wrongly_does_not_conform(
     broken: Callable[[Tensor, Tensor], Tensor], check: str
 ) -> None:
-    machine = Machine(torch.device("cpu"), broken)
+    machine = Machine(torch.device("cpu"), Faulty(broken))
     assert selfcheck.nonconformity(machine).startswith(f"{check} on cpu with its backend: expected")
 
 
@@ -98,7 +109,7 @@ def test_a_backend_that_fails_is_one_that_differs_and_the_checks_go_on() -> None
     def refuse(a: Tensor, b: Tensor) -> Tensor:
         raise RuntimeError("no such kernel\nbacktrace")
 
-    found = list(selfcheck.judged(Machine(torch.device("cpu"), refuse), "f64", True, golden.recorded()))
+    found = list(selfcheck.judged(Machine(torch.device("cpu"), Faulty(refuse)), "f64", True, golden.recorded()))
     assert [verdict.ok for verdict in found] == [False] * len(found)
     assert {verdict.found for verdict in found} == {"RuntimeError: no such kernel"}
 
@@ -122,9 +133,9 @@ def test_the_command_prints_a_table_and_names_what_differs_with_exit_code_1(monk
     assert any(row.split() == ["run", "mlp", *["equal"] * len(BACKENDS) * len(DEVICES)] for row in rows)
 
     broken = (
-        "import sys, learner.exact.backends as all, learner.conformance as it\n"
-        "right = all.BACKENDS['int8']\n"
-        "all.BACKENDS['int8'] = lambda a, b: right(a, b) + (a.shape[1] == 1000)\n"
+        "import sys, learner.exact.backends.int8 as it8, learner.conformance as it\n"
+        "right = it8.Int8.product\n"
+        "it8.Int8.product = lambda self, a, b, scale: right(self, a, b, scale) + (a.shape[1] == 1000)\n"
         "sys.exit(it.main(sys.argv[1:]))"
     )
     monkeypatch.setattr(cli.conformance, "PROGRAM", (cli.conformance.PROGRAM[0], "-P", "-c", broken))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from learner import data
 from learner.data import Dataset, decode
 from learner.errors import InvalidDataset
-from learner.manifest import Mlp
+from learner.presets import mlp
 from learner.train import CPU, load_samples
 from tests.learner import numpy_twin as twin
 from tests.learner.examples import DIGITS, digits_manifest, small_dataset
@@ -140,8 +140,8 @@ def test_a_dataset_that_does_not_fit_the_manifest_is_refused() -> None:
     digits = decode(DIGITS)
     digits.check_fits(digits_manifest(batch_size=1437))
     for manifest, words in (
-        (digits_manifest(model=Mlp((63, 10))), "64 features"),
-        (digits_manifest(model=Mlp((64, 9))), "10 classes"),
+        (digits_manifest(model=mlp((63, 10))), "64 features"),
+        (digits_manifest(model=mlp((64, 9))), "10 classes"),
         (digits_manifest(batch_size=1438), "less than one batch"),
     ):
         with pytest.raises(InvalidDataset, match=words):

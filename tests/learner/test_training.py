@@ -11,33 +11,22 @@ from learner import data
 from learner.batches import batches
 from learner.errors import Diverged, InvalidState, Stopped
 from learner.evaluate import evaluate, predict
-from learner.exact.backends import int8
-from learner.manifest import Manifest, Mlp
+from learner.exact.backends.choose import BACKENDS
+from learner.machine import CPU, Machine
+from learner.manifest import Manifest
 from learner.models import initial_state
+from learner.presets import mlp
 from learner.tensors import decode_state, encode_state
-from learner.train import CPU, Machine, Samples, initial_bytes, load_samples, train_round
+from learner.train import Samples, initial_bytes, load_samples, train_round
 from tests.learner import numpy_twin as twin
 from tests.learner.examples import DIGITS, digits_manifest, sha256
 
-INT8 = Machine(torch.device("cpu"), int8.multiply)
+INT8 = Machine(torch.device("cpu"), BACKENDS["int8"])
 
 
 @pytest.fixture(scope="module")
 def samples() -> Samples:
     return load_samples(data.decode(DIGITS), CPU)
-
-
-def twin_job(manifest: Manifest, matmul: object = twin.by_blas) -> twin.Job:
-    return twin.Job(
-        sizes=manifest.model.sizes,
-        batch_size=manifest.batch_size,
-        steps=manifest.steps,
-        learning_rate=manifest.learning_rate,
-        momentum=manifest.momentum,
-        bits=manifest.bits,
-        init_seed=manifest.init_seed,
-        matmul=matmul,  # type: ignore[arg-type]
-    )
 
 
 @pytest.mark.parametrize("matmul", [twin.by_blas, twin.by_integers, twin.by_blas_backwards])
@@ -46,14 +35,14 @@ def twin_job(manifest: Manifest, matmul: object = twin.by_blas) -> twin.Job:
     [
         digits_manifest(steps=20),
         digits_manifest(steps=20, momentum=0.0, learning_rate=0.1, bits=7, init_seed=bytes([7]) * 32),
-        digits_manifest(steps=20, model=Mlp((64, 33, 17, 10)), batch_size=130, learning_rate=0.05),
+        digits_manifest(steps=20, model=mlp((64, 33, 17, 10)), batch_size=130, learning_rate=0.05),
     ],
     ids=["demo", "plain-sgd-7-bits", "three-layers-two-epochs"],
 )
 def test_an_independent_numpy_version_ends_in_the_same_bytes_after_twenty_steps(
     manifest: Manifest, matmul: object, samples: Samples
 ) -> None:
-    job = twin_job(manifest, matmul)
+    job = twin.Job(manifest.encode(), matmul)  # type: ignore[arg-type]
     features, labels, train = twin.dataset(DIGITS)
     theirs = twin.initial(job)
     assert twin.canonical(theirs, job.bits) == initial_bytes(manifest)
@@ -99,7 +88,7 @@ def test_another_batch_seed_gives_another_state(samples: Samples) -> None:
 
 
 def test_the_first_state_has_the_size_that_the_manifest_foretells() -> None:
-    for manifest in (digits_manifest(), digits_manifest(momentum=0.0), digits_manifest(model=Mlp((64, 3, 3, 10)))):
+    for manifest in (digits_manifest(), digits_manifest(momentum=0.0), digits_manifest(model=mlp((64, 3, 3, 10)))):
         assert len(initial_bytes(manifest)) == manifest.update_size()
 
 
@@ -127,14 +116,14 @@ def test_a_learning_rate_that_is_too_high_is_divergence_and_not_a_strange_state(
 
 
 def test_the_lowest_of_equally_likely_classes_is_predicted() -> None:
-    manifest = digits_manifest(model=Mlp((64, 10)))
+    manifest = digits_manifest(model=mlp((64, 10)))
     state = {field.name: torch.zeros(field.shape) for field in manifest.state_fields()}
     state["parameter/00.bias"][3] = state["parameter/00.bias"][7] = 1.0
     assert predict(manifest, encode_state(state, 14), torch.ones(2, 64)).tolist() == [3, 3]
 
 
 def test_a_state_survives_its_bytes_and_loses_only_the_sign_of_zero() -> None:
-    manifest = digits_manifest(model=Mlp((64, 10)))
+    manifest = digits_manifest(model=mlp((64, 10)))
     state = initial_state(manifest)
     state["parameter/00.bias"][0] = -0.0
     raw = encode_state(state, 14)
@@ -146,7 +135,7 @@ def test_a_state_survives_its_bytes_and_loses_only_the_sign_of_zero() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.0])
 def test_a_state_with_a_number_that_is_not_canonical_is_refused(bad: float) -> None:
-    manifest = digits_manifest(model=Mlp((64, 10)))
+    manifest = digits_manifest(model=mlp((64, 10)))
     raw = bytearray(initial_bytes(manifest))
     raw[-4:] = np.array([bad], "<f4").tobytes()
     with pytest.raises(InvalidState, match=r"velocity/00\.weight"):
@@ -159,8 +148,8 @@ def test_a_tensor_that_is_not_finite_is_not_encoded() -> None:
 
 
 def test_a_state_of_another_manifest_is_refused() -> None:
-    raw = initial_bytes(digits_manifest(model=Mlp((64, 10))))
+    raw = initial_bytes(digits_manifest(model=mlp((64, 10))))
     with pytest.raises(InvalidState, match="not the tensors"):
         decode_state(raw, digits_manifest())
     with pytest.raises(InvalidState, match="14 bits"):
-        decode_state(raw, msgspec.structs.replace(digits_manifest(model=Mlp((64, 10))), bits=8))
+        decode_state(raw, msgspec.structs.replace(digits_manifest(model=mlp((64, 10))), bits=8))

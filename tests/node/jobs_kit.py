@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from chain.contracts import bindings as b
-from learner.manifest import Goal, Manifest, Mlp
+from learner.manifest import Goal, Manifest
+from learner.presets import mlp
 from node.jobs import Jobs, Key, fold
 
 OWNER = b"\x0f" * 20
@@ -13,7 +14,7 @@ TERMS = b.Terms(
     reveal_window_s=20, last_call_s=5, grace_s=30, deadline=1 << 40, auto_finalise=False,
 )  # fmt: skip
 MANIFEST = Manifest(
-    model=Mlp((4, 3, 2)), dataset=b"\xda" * 32, dataset_size=100, batch_size=2, steps=3, learning_rate=0.1,
+    model=mlp((4, 3, 2)), dataset=b"\xda" * 32, dataset_size=100, batch_size=2, steps=3, learning_rate=0.1,
     init_seed=bytes(32), goal=Goal(0.9),
 )  # fmt: skip
 BASE, SEED = b"\xba" * 32, b"\x5e" * 32

@@ -12,8 +12,10 @@ import trio
 
 from cli.status import learner_in_words
 from learner import data
-from learner.manifest import Manifest, Mlp
-from learner.train import CPU, initial_bytes, load_samples, train_round
+from learner.machine import CPU
+from learner.manifest import Manifest
+from learner.presets import mlp
+from learner.train import initial_bytes, load_samples, train_round
 from node.learner_pool import JobFailed, Learner, LearnerConfig, LearnerUnfit, open_learner
 from node.learner_screen import learner_info
 from node.performer import Activity
@@ -91,7 +93,7 @@ async def test_a_learner_that_was_taken_over_gets_nowhere_and_the_next_job_is_do
 
 
 async def test_a_job_that_takes_too_much_memory_is_refused_and_the_same_process_does_the_next(tmp_path: Path) -> None:
-    large = digits_manifest(model=Mlp((64, 65536, 10)), batch_size=1024, steps=2)
+    large = digits_manifest(model=mlp((64, 65536, 10)), batch_size=1024, steps=2)
     async with open_learner(LearnerConfig(tmp_path, device="cpu", memory_max_mb=512), print) as learner:
         expected = await trained(learner, MANIFEST)
         pid = learner.pid

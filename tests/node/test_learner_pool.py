@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from learner import protocol
-from learner.manifest import Mlp
+from learner.presets import mlp
 from learner.protocol import Done, Failed, Progress, Ready, Reply, Scored, Walls
 from node import learner_child, learner_pool
 from node.learner_pool import (
@@ -113,15 +113,7 @@ async def cancelled_during(learner: Learner, base: bytes) -> float:
 
 def twin_result() -> tuple[bytes, tuple[int, int]]:
     """State and score of one round of MANIFEST, by the numpy version."""
-    job = twin.Job(
-        sizes=MANIFEST.model.sizes,
-        batch_size=MANIFEST.batch_size,
-        steps=MANIFEST.steps,
-        learning_rate=MANIFEST.learning_rate,
-        momentum=MANIFEST.momentum,
-        bits=MANIFEST.bits,
-        init_seed=MANIFEST.init_seed,
-    )
+    job = twin.Job(MANIFEST.encode())
     features, labels, train = twin.dataset(DIGITS)
     state = twin.train(job, twin.initial(job), features[:train], labels[:train], SEED)
     return twin.canonical(state, job.bits), twin.score(job, state, features[train:], labels[train:])
@@ -359,7 +351,7 @@ async def test_only_the_datasets_used_last_are_kept(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(learner_pool, "DATASETS_MAX", 2)
     (tmp_path / "old.state").write_bytes(b"left by a node that was killed")
     (tmp_path / "mine.txt").write_bytes(b"not ours")
-    manifest = digits_manifest(model=Mlp((4, 3)), batch_size=2, steps=1)
+    manifest = digits_manifest(model=mlp((4, 3)), batch_size=2, steps=1)
     datasets = [small_dataset(scale=-scale).encode() for scale in range(3)]
     async with open_learner(LearnerConfig(tmp_path, device="cpu"), print) as learner:
         base = await learner.init(manifest)

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner import data
-from learner.manifest import Mlp
+from learner.machine import CPU
 from learner.needs import Speed, memory_bytes, round_s
+from learner.presets import mlp
 from learner.protocol import Ready, Walls
 from learner.speed import measured
-from learner.train import CPU
 from node.learner_child import LearnerConfig
 from node.suitability import unsuitable
 from tests.learner.examples import DIGITS, digits_manifest
@@ -27,7 +27,7 @@ READY = Ready(
     check_ms=0.0, step_ms=1.0, multiplications_per_s=1e9,
 )  # fmt: skip
 SMALL = digits_manifest(steps=100)
-WIDE = digits_manifest(model=Mlp((64, 65536, 10)), batch_size=1024, steps=1)
+WIDE = digits_manifest(model=mlp((64, 65536, 10)), batch_size=1024, steps=1)
 
 
 def test_a_job_within_all_limits_is_not_declined() -> None:

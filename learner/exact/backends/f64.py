@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from learner.exact.backends import Operand
+from learner.exact.backends.rescale import rescale
 
-def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """Exact product of integer matrices; see `learner.exact.backends`."""
-    return a.double() @ b.double()
+
+class Float64:
+    """See `learner.exact.backends.Backend`."""
+
+    name = "f64"
+
+    def cut(self, integers: Tensor, limit: int) -> Operand:
+        """One limb."""
+        return Operand((integers.double(),), limit)
+
+    def product(self, a: Operand, b: Operand, scale: int) -> Tensor:
+        """One product."""
+        return rescale(a.limbs[0] @ b.limbs[0], scale)

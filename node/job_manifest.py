@@ -1,0 +1,80 @@
+"""From what a person asks for (schema.JobSpec) to a manifest: names become blobs that are here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from learner import canonical
+from learner import manifest as manifests
+from learner.canonical import STATE_BYTES_MAX
+from learner.errors import InvalidDataset, InvalidManifest, InvalidState
+from learner.manifest import Manifest, Weights
+from node import unixfs
+from node.api import schema
+from node.api.backend import BackendError, NotFound
+from node.blobs import BlobError, BlobExchange, BlobStore
+from node.datasets import FETCH_S, Datasets
+
+_DIGEST: Final = re.compile(r"0x[0-9a-fA-F]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A manifest, and the state that its `weights` name, if it names one."""
+
+    manifest: Manifest
+    weights: bytes | None
+
+
+async def describe(spec: schema.JobSpec, named: Datasets, blobs: BlobStore, exchange: BlobExchange) -> Described:
+    """Look up what the job names, and put it together.
+
+    Raises:
+        NotFound: the dataset or the weights are neither here nor at a connected peer.
+        BackendError: the parts do not fit; says which.
+    """
+    dataset, size, contents = await named.find(spec.dataset)
+    weights = None if spec.weights is None else await _weights(spec.weights, blobs, exchange)
+    seed = hashlib.sha256(b"flnode/job/1" + spec.seed.to_bytes(8, "big", signed=True)).digest()
+    try:
+        manifest = manifests.validated(
+            Manifest(
+                model=spec.model,
+                dataset=dataset,
+                dataset_size=size,
+                batch_size=spec.batch_size,
+                steps=spec.steps,
+                learning_rate=spec.learning_rate,
+                momentum=spec.momentum,
+                weight_decay=spec.weight_decay,
+                adam=spec.adam,
+                bits=spec.bits,
+                init_seed=seed,
+                weights=None if weights is None else Weights(unixfs.digest_of(weights), len(weights)),
+                goal=None if spec.goal_accuracy is None else manifests.Goal(spec.goal_accuracy),
+            )
+        )
+        contents.check_fits(manifest)
+    except (InvalidManifest, InvalidDataset) as error:
+        raise BackendError(str(error)) from None
+    return Described(manifest, weights)
+
+
+async def _weights(text: str, blobs: BlobStore, exchange: BlobExchange) -> bytes:
+    """A state by its CID or 0x digest; whether it fits the model is the learner's to say."""
+    try:
+        digest = bytes.fromhex(text[2:]) if _DIGEST.fullmatch(text) else unixfs.parse_cid(text)
+    except ValueError as error:
+        raise BackendError(f"weights: {error}") from None
+    try:
+        content = await exchange.fetch(digest, STATE_BYTES_MAX, deadline_s=FETCH_S)
+        canonical.split(content)
+    except BlobError:
+        raise NotFound(f"the weights {text} are neither here nor at a connected peer") from None
+    except InvalidState as error:
+        raise BackendError(f"weights {text}: {error}") from None
+    blobs.publish(digest)
+    return content
