@@ -10,7 +10,7 @@ import structlog
 from chain import messages
 from chain.chain import Chain, FinalisedBlock
 from node import wire
-from node.importer import Importer
+from node.importer import Importer, ShortAnswer
 from node.sync import VALIDATOR_LAG_S, Sync
 from node.workshop import Workshop
 
@@ -21,6 +21,8 @@ class PeerWire(Protocol):
     def to_peer(self, peer: str, kind: str, payload: bytes) -> None: ...
 
     def drop(self, peer: str, reason: str) -> None: ...
+
+    def refuse(self, peer: str, reason: str) -> None: ...
 
 
 class CatchUp:
@@ -54,6 +56,11 @@ class CatchUp:
     def more_to_come(self) -> bool:
         """Whether more finalised blocks are on their way: what is final here is not the newest."""
         return self._full and self.sync.asked is not None
+
+    @property
+    def bound(self) -> bool:
+        """Whether a trusted checkpoint is still above our head: until then nothing but it proves a block."""
+        return self._importer.anchor is not None
 
     def announced(self, peer: str, number: int, now: float) -> None:
         self.sync.announce(peer, number)
@@ -93,13 +100,17 @@ class CatchUp:
         assert asked is not None
         held_before = 0 if self.sync.ahead is None else self.sync.ahead[1]
         moved = number > self._began_at
-        if error is not None:
+        if isinstance(error, ShortAnswer) and self.sync.shorten():
+            error = None
+        elif error is not None:
             log.warning("sync.refused", peer=asked.peer, first=asked.first, reason=str(error)[:200])
+            self._wire.refuse(asked.peer, f"wrong blocks: {str(error)[:200]}")
             self._wire.drop(asked.peer, f"wrong blocks: {str(error)[:200]}")
+            self.sync.asked = asked
             self.sync.failed(now)
         elif moved or unproven > held_before or self.sync.follow_anchor(self._importer.anchor):
             log.info("sync.progressed", number=number, target=self.sync.target, held=unproven, anchor=self.sync.anchor)
-            self.sync.answered(unproven)
+            self.sync.answered(unproven, now)
         else:
             self.sync.failed(now)
         self._worked(error, moved, now)

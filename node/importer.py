@@ -36,6 +36,10 @@ def parse_checkpoint(text: str) -> tuple[int, bytes] | None:
     return (int(number), bytes.fromhex(digest)) if colon else None
 
 
+class ShortAnswer(InvalidBlock):
+    """The answer does not reach up to the block that is known to lead to the checkpoint: perhaps too much was asked."""
+
+
 class CheckpointContradicted(Exception):
     """What is final here does not lead to the trusted checkpoint: one of them is wrong, and the node must not go on."""
 
@@ -63,18 +67,19 @@ class Importer:
         self._run: list[Block] = []  # above our head, in order
         self._proof: Certificate | None = None  # of the run, once it is here
         self._rest: deque[Item] = deque()  # of the answer in hand
-        self._pins: dict[int, bytes] = {}  # digests of heights that lead to the checkpoint
+        self._pins: dict[int, bytes] = {}  # digests of heights, without a gap, that lead to the checkpoint
+        self._lowest = 0  # of them
         if checkpoint is not None:
             number, digest = checkpoint
             if number > chain.finalised.number:
-                self._pins[number] = digest
+                self._pins[number], self._lowest = digest, number
             elif chain.head(number).digest != digest:
                 raise CheckpointContradicted(number)
 
     @property
     def anchor(self) -> int | None:
         """The lowest height of a block that is known to lead to the checkpoint."""
-        return min(self._pins, default=None)
+        return self._lowest if self._pins else None
 
     def forget(self) -> None:
         """What is held for a certificate will not be continued."""
@@ -84,7 +89,7 @@ class Importer:
         """Work through an answer; `done` is called in the end, perhaps at once."""
         try:
             items = deque(_decode(answer))
-            if self._pins and min(self._pins) > self._chain.finalised.number + 1:  # Sync.anchoring
+            if self._pins and self._lowest > self._chain.finalised.number + 1:  # Sync.anchoring
                 self._pin([block for block, _ in items])
                 self._done(None, 0, now)
                 return
@@ -97,17 +102,20 @@ class Importer:
     def _pin(self, blocks: list[Block]) -> None:
         """Note the digests that lead to the lowest one known: downwards, from block to parent."""
         by_digest = {block.digest: block for block in blocks}
-        lowest = min(self._pins)
-        block = by_digest.get(self._pins[lowest])
+        head, block = self._chain.finalised, by_digest.get(self._pins[self._lowest])
         if block is None:
-            raise InvalidBlock(self._pins[lowest], "is final by the trusted checkpoint, but not sent")
-        while block is not None and block.height > self._chain.finalised.number:
+            raise ShortAnswer(self._pins[self._lowest], "is final by the trusted checkpoint, but not sent")
+        while block is not None and self._lowest > head.number:
             self._chain.check_identity(block)
-            self._pins[block.height - 1] = block.parent
+            if block.height != self._lowest:
+                raise InvalidBlock(block.digest, "height", self._lowest, block.height)
+            self._lowest -= 1
+            self._pins[self._lowest] = block.parent
             block = by_digest.get(block.parent)
-        head = self._chain.finalised
-        if self._pins.pop(head.number, head.digest) != head.digest:
-            raise CheckpointContradicted(head.number)
+        if self._lowest == head.number:
+            if self._pins.pop(head.number) != head.digest:
+                raise CheckpointContradicted(head.number)
+            self._lowest += 1
 
     # ---- runs -------------------------------------------------------------------------------------------------------
     def _advance(self, now: float) -> None:
@@ -172,7 +180,9 @@ class Importer:
         run, self._run, self._proof = self._run, [], None
         if run:
             finalised = self._chain.finalise(run, proof)
-            self._pins = {height: digest for height, digest in self._pins.items() if height > run[-1].height}
+            for block in finalised:
+                self._pins.pop(block.head.number, None)
+            self._lowest = max(self._lowest, self._chain.finalised.number + 1)
             self._finalised(finalised, now)
 
     def _fail(self, error: Exception, now: float) -> None:

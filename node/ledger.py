@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import structlog
 from eth_hash.auto import keccak
 
-from chain import claims, messages
+from chain import claims, consensus, messages
 from chain.chain import Chain, FinalisedBlock
 from chain.header import address_of_secret
 from chain.mempool import Mempool
@@ -121,7 +121,8 @@ class Ledger:
         self.attested = claims.Attestations(len(epoch.validators), epoch.quorum)
         self._catch_up.as_validator(self._index is not None)
         self.validator = None
-        if self._key is not None and self._index is not None:
+        # Who holds the keys of an old epoch can make a fresh validator's consensus final, too, on another history.
+        if self._key is not None and self._index is not None and not self._catch_up.bound:
             self.validator = Validator(
                 self.chain, self._store, self.mempool, self.attested, self._key, self._index, self._wire,
                 self._workshop, self._finalised, self._on_claim, self._clock,
@@ -206,6 +207,10 @@ class Ledger:
         message = messages.decode(payload)
         if not messages.is_of_epoch(message, self.chain.epochs.present.number):
             return  # it is behind, or we are; which validators it speaks of is not known here, or history
+        if isinstance(message, consensus.WantBlock) and index is None:
+            return  # it names no epoch, so that of the sender may be another
+        if self._index is not None and self.validator is None:
+            return  # not yet: see _enter_epoch
         if index is None or self.validator is None:
             raise InvalidVote("consensus is between validators")
         self.validator.receive(index, message, self._now)
@@ -390,6 +395,9 @@ class Ledger:
     def _imported(self, blocks: list[FinalisedBlock], now: float) -> None:
         self._now = now
         self._finalised(blocks)
+        if self.validator is None and self._index is not None and not self._catch_up.bound:
+            self._enter_epoch()
+            self.start(now)
 
     def _answer_worked(self, error: Exception | None, moved: bool, now: float) -> None:
         self._now = now

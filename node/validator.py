@@ -96,6 +96,7 @@ class Validator:
         """The finalised chain was caught up by other means: begin again above it, with the votes that are on disk."""
         self._machine = self._new_machine()
         self._prospects.latest, self._evaluating = None, False
+        self._evidence.clear()
         self.start(now)
 
     def receive(self, sender: int, message: consensus.Message, now: float) -> None:

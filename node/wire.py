@@ -16,6 +16,7 @@ from msgspec import Meta
 from chain.types import Attestation
 
 PROTOCOL_VERSION: Final = 2
+HELLO_BYTES_MAX: Final = 1024
 TRANSACTIONS_MAX: Final = 512  # in one batch
 TRANSACTION_BYTES_MAX: Final = 60 * 1024  # as chain.evm takes them
 GOSSIP_BYTES_MAX: Final = 64 * 1024
@@ -44,6 +45,12 @@ class InvalidMessage(Exception):
 
 class _Wire(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     pass
+
+
+class _Version(msgspec.Struct, frozen=True, array_like=True):
+    """What a hello of any version begins with."""
+
+    version: int
 
 
 class Hello(_Wire, frozen=True):
@@ -117,12 +124,14 @@ def decode_hello(payload: bytes) -> Hello:
     Raises:
         InvalidMessage.
     """
+    if len(payload) > HELLO_BYTES_MAX:
+        raise InvalidMessage(f"not a Hello: {len(payload)} bytes, at most {HELLO_BYTES_MAX}")
     try:
-        words = msgspec.msgpack.decode(payload)
+        # Typed, and the rest skipped: what is decoded without a type nests as deeply as a stranger likes.
+        version = msgspec.msgpack.decode(payload, type=_Version).version
     except (msgspec.DecodeError, UnicodeDecodeError):
-        words = None
-    version = words[0] if isinstance(words, list) and words else None
-    if isinstance(version, int) and version != PROTOCOL_VERSION:
+        version = PROTOCOL_VERSION  # of none: the next line says what is wrong
+    if version != PROTOCOL_VERSION:
         raise InvalidMessage(f"peer speaks protocol version {version}, here {PROTOCOL_VERSION}")
     return decode(payload, Hello)
 

@@ -59,7 +59,8 @@ def test_a_validator_is_admitted_is_needed_and_another_is_removed(tmp_path: Path
         assert [each.address for each in listed(net, "server").validators][4] == address
         assert listed(net, "server").quorum == 4
         net.kill("validator-4")
-        send_coin(net)  # the newcomer's vote is needed now
+        # the newcomer's vote is needed now; and it will need coins for the fee of its own
+        ok("account", "send", address, "1 flt", "--config", net.nodes["server"].config.directory)
 
         gone = net.nodes["validator-4"].address
         proposal = ok_json("validator", "propose", gone, "--remove", *at["validator-1"])["proposal"]

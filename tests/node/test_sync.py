@@ -85,5 +85,5 @@ def test_it_goes_on_until_it_is_there() -> None:
     for first in (1, 129, 257):
         assert ask(sync, 0.0) == ("a", first)
         sync.advance(min(first + 127, 300), 0.0)
-        sync.answered()
+        sync.answered(0, 0.0)
     assert ask(sync, 0.0) is None
