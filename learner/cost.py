@@ -35,8 +35,8 @@ def of(model: Model, batch_size: int, tensors_per_parameter: int) -> Cost:
     """
     placed = tuple(every(model.placed()))
     parameters = sum(math.prod(field.shape) for field in model.parameters())
-    kept = sum(math.prod(each.input) + 3 * math.prod(each.output) + _kept_inside(each) for each in placed)
-    passing = max(2 * _inside(each) + 6 * (math.prod(each.input) + math.prod(each.output)) for each in placed)
+    kept = sum(_kept(each) for each in placed)
+    passing = max(2 * (_inside(each) + math.prod(each.input) + math.prod(each.output)) for each in placed)
     samples = 8 * batch_size * (kept + passing)  # as float64: the widest that any backend uses
     state = parameters * (4 * tensors_per_parameter + 2 * 4 + 2 * 8)
     multiplications = _PASSES * batch_size * sum(_multiplications(each) for each in placed)
@@ -72,9 +72,15 @@ def _inside(placed: Placed) -> int:
             return 0
 
 
-def _kept_inside(placed: Placed) -> int:
-    """Of those, what stays from the forward pass to the backward pass: a convolution gathers its windows again."""
-    return 2 * _inside(placed) if isinstance(placed.layer, Attention) else 0
+def _kept(placed: Placed) -> int:
+    """Numbers of a sample that stay from the forward pass to the backward pass; float32 counts half."""
+    match placed.layer:
+        case Linear() | Conv2d():  # which gathers its windows again
+            return math.prod(placed.input)
+        case Attention():
+            return math.prod(placed.input) + 2 * _inside(placed)
+        case _:
+            return 3 * math.prod(placed.output) // 2 + 1
 
 
 def _multiplications(placed: Placed) -> int:

@@ -38,6 +38,11 @@ class OperationRefused(Exception):
 class Guard(TorchDispatchMode):
     """`with Guard():` refuses every operation that is not on the list."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: hiding from a compiler that is not used would import it, 3 seconds and a folder that walls forbid."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

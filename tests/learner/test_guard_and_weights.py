@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import msgspec
 import pytest
 import torch
@@ -141,3 +144,15 @@ def test_a_step_s_memory_stays_below_what_the_manifest_foretells(model: Model) -
         if event.name() == "[memory]":
             live.append(live[-1] + event.nbytes())
     assert 2**19 < max(live) <= manifest.cost().memory_bytes
+
+
+def test_the_guard_imports_no_compiler() -> None:
+    program = (
+        "import sys, torch\n"
+        "from learner.exact.guard import Guard\n"
+        "with Guard():\n"
+        "    torch.ones(3) * 2.0\n"
+        "print([name for name in sys.modules if name.startswith(('torch._dynamo', 'torch._inductor', 'sympy'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
