@@ -4,6 +4,7 @@
 #   make test      all checks and tests
 #   make lint      only the checks
 #   make sim       simulated networks; SEED=n replays one
+#   make soak     real validators under load are killed and restarted for MINUTES=5; SEED=n kills in the same order
 #   make docs      write docs/CONFIG.md again after changing the configuration
 #   make image     build the container image; BASE=image, EXTRAS= for one without the learner
 #   make wheels    fetch what the image needs into build/wheels, for an engine that reaches no registry
@@ -19,12 +20,13 @@ DEMO ?=
 TESTS ?=
 SEED ?=
 SEEDS ?= 50
+MINUTES ?= 5
 BASE ?= python:3.11-slim-bookworm
 EXTRAS ?= learner
 IMAGE ?= flnode
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint sim contracts docs image wheels testnet-containers clean
+.PHONY: help setup demo test lint sim soak contracts docs image wheels testnet-containers clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -54,6 +56,9 @@ lint: $(READY)
 
 sim: $(READY)
 	$(BIN)/python -m tests.sim.consensus_sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+soak: $(READY)
+	$(BIN)/python -m tests.network.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 contracts: $(READY)
 	$(BIN)/python -m chain.contracts.build
