@@ -5,6 +5,7 @@
 #   make lint      only the checks
 #   make sim       simulated networks; SEED=n replays one
 #   make sweep     train under many settings of this machine: exact ends in one digest, float32 in several
+#   make soak     real validators under load are killed and restarted for MINUTES=5; SEED=n kills in the same order
 #   make docs      write docs/CONFIG.md again after changing the configuration
 #   make image     build the container image; BASE=image, EXTRAS= for one without the learner
 #   make wheels    fetch what the image needs into build/wheels, for an engine that reaches no registry
@@ -20,12 +21,13 @@ DEMO ?=
 TESTS ?=
 SEED ?=
 SEEDS ?= 50
+MINUTES ?= 5
 BASE ?= python:3.11-slim-bookworm
 EXTRAS ?= learner
 IMAGE ?= flnode
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint sim sweep contracts docs image wheels testnet-containers clean
+.PHONY: help setup demo test lint sim soak sweep contracts docs image wheels testnet-containers clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -58,6 +60,8 @@ sim: $(READY)
 
 sweep: $(READY)
 	$(BIN)/python -P -m tests.learner.sweep --out build/sweep.txt
+soak: $(READY)
+	$(BIN)/python -m tests.network.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 contracts: $(READY)
 	$(BIN)/python -m chain.contracts.build

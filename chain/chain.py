@@ -25,7 +25,7 @@ from chain.genesis import Network
 from chain.overlay import Executed
 from chain.reads import ChainReads, TooManyLogs, UnknownBlock
 from chain.receipts import encode_receipts, logs_of
-from chain.store import OtherNetwork, Store, StoredBlock, StoreError
+from chain.store import OtherNetwork, Store, StoreDamaged, StoredBlock
 from chain.system import System, genesis_system
 from chain.types import (
     Attestation,
@@ -89,7 +89,7 @@ class Chain(ChainReads):
         finalised = store.finalised()
         payload = None if finalised is None else store.block(finalised)
         if payload is None:
-            raise StoreError("the chain database lacks its finalised block")
+            raise StoreDamaged("it lacks its finalised block")
         self._final = evm.decode_header(payload)
 
     def _open(self, contracts: Mapping[bytes, Account]) -> bytes:
@@ -100,9 +100,11 @@ class Chain(ChainReads):
             accounts[address] = Account(funded, contract.nonce, contract.code, contract.storage)
         header, nodes = evm.genesis(self.constants, self.network.timestamp, accounts, self.network.digest())
         found = self._store.genesis()
-        if found is None:
+        if found is None and self._store.finalised() is None:
             payload = evm.encode_block(header, ())
             self._store.write_genesis(StoredBlock(0, header.hash, payload, nodes, encode_receipts(()), 0, ()))
+        elif found is None:
+            raise StoreDamaged("it lacks its genesis")
         elif found != header.hash:
             raise OtherNetwork(f"the chain database belongs to another network (genesis {found.hex()[:12]})")
         return header.hash

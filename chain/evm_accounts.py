@@ -18,7 +18,7 @@ from eth_hash.auto import keccak
 from eth_utils.exceptions import ValidationError
 
 from chain.evm_trie import EMPTY_ROOT, MissingNode, Trie, decode_node, encode
-from chain.store import StoreError
+from chain.store import StoreDamaged
 
 EMPTY_CODE: Final = keccak(b"")
 _ABSENT: Final = object()
@@ -96,7 +96,7 @@ class Accounts:
         try:
             encoded = self._trie.get(key)
         except MissingNode as error:
-            raise StoreError(f"the chain database lacks state: {error}") from error
+            raise StoreDamaged(f"it lacks state: {error}") from error
         account = None
         if encoded:
             nonce, balance, root, code_hash = decode_node(encoded)
@@ -148,7 +148,7 @@ class Accounts:
             try:
                 code = self._codes[code_hash] = self._nodes[code_hash]
             except KeyError as error:
-                raise StoreError(f"the chain database lacks state: code {code_hash.hex()}") from error
+                raise StoreDamaged(f"it lacks state: code {code_hash.hex()}") from error
         return code
 
     def set_code(self, address: bytes, code: bytes) -> None:
@@ -194,7 +194,7 @@ class Accounts:
             try:
                 return storage.load(slot)
             except MissingNode as error:
-                raise StoreError(f"the chain database lacks state: {error}") from error
+                raise StoreDamaged(f"it lacks state: {error}") from error
 
     def get_storage(self, address: bytes, slot: int, from_journal: bool = True) -> int:
         """The value now, or, not from the journal, at the beginning of the transaction."""
@@ -285,7 +285,7 @@ class Accounts:
         return self._trie.root
 
     def persist(self) -> None:
-        """Write all tries and new code. Raises StoreError."""
+        """Write all tries and new code. Raises StoreDamaged."""
         self.lock_changes()
         changes: dict[bytes, bytes] = {}
         try:
@@ -302,7 +302,7 @@ class Accounts:
                         self._nodes.written[account.code_hash] = self._codes[account.code_hash]
             self._trie.write(changes)
         except MissingNode as error:
-            raise StoreError(f"the chain database lacks state: {error}") from error
+            raise StoreDamaged(f"it lacks state: {error}") from error
         self._nodes.written.update(self._trie.written)
         self._loaded = dict(self._accounts)
 

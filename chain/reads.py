@@ -18,7 +18,7 @@ from chain.evm import Header, Receipt, TransactionFields
 from chain.genesis import Network
 from chain.overlay import Overlay
 from chain.receipts import decode_receipts, logs_of
-from chain.store import Store, StoreError
+from chain.store import Store, StoreDamaged
 from chain.types import Block, Certificate, ChainError, Head, Log, Vote
 
 At: TypeAlias = "int | bytes | None"
@@ -163,7 +163,7 @@ class ChainReads:
             digest = self._store.digest_at(height)
             block = None if digest is None else self.finalised_block(digest)
             if block is None:
-                raise StoreError(f"the chain database lacks block {height}")
+                raise StoreDamaged(f"it lacks block {height}")
             certificate, run = self._store.certificate(height), (block, *self._store.tail(height))
             size += sum(len(each.payload) + _FRAME_BYTES for each in run)
             size += 0 if certificate is None else len(certificate.signatures) * _SIGNATURE_BYTES
@@ -339,6 +339,8 @@ class ChainReads:
                 return executed.header
             if (payload := self._store.block(digest)) is not None:
                 return evm.decode_header(payload)
+        if isinstance(at, int) and 0 <= at <= self._final.block_number:
+            raise StoreDamaged(f"it lacks block {at}")
         raise UnknownBlock(at)
 
     def _payload(self, digest: bytes) -> bytes:
@@ -351,7 +353,8 @@ class ChainReads:
     def _receipts(self, number: int) -> tuple[Receipt, ...]:
         encoded = self._store.receipts(number)
         if encoded is None:
-            raise UnknownBlock(number)
+            self._header(number)  # which may be unknown
+            raise StoreDamaged(f"it lacks the receipts of block {number}")
         return decode_receipts(encoded)
 
     def _ancestors(self, digest: bytes) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import msgspec
 
 from chain.evm import Receipt
-from chain.store import StoreError
+from chain.store import StoreDamaged
 from chain.types import Log
 
 _StoredReceipt: TypeAlias = tuple[bytes, bool, int, int, tuple[tuple[bytes, tuple[bytes, ...], bytes], ...]]
@@ -32,4 +32,4 @@ def decode_receipts(encoded: bytes) -> tuple[Receipt, ...]:
     try:
         return tuple(Receipt(*fields) for fields in msgspec.msgpack.decode(encoded, type=list[_StoredReceipt]))
     except msgspec.MsgspecError as error:
-        raise StoreError(f"the chain database is damaged: receipts: {error}") from error
+        raise StoreDamaged(f"receipts: {error}") from error

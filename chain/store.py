@@ -16,8 +16,9 @@ What is kept, by sub-database:
     evidence      pairs of votes that no honest validator casts both, by (epoch, voter)
     kv            small values of the node's roles and accounts, by namespace
 
-Every write is one LMDB transaction and is on disk (fsync) when the call returns, so a process killed at any instant
-reopens at the last call that returned, or at the one that had just been committed.
+Every value carries a checksum (chain/store_codec.py). Every write is one LMDB transaction and is on disk (fsync) when
+the call returns, so a process killed at any instant reopens at the last call that returned, or at the one that had just
+been committed.
 """
 
 from __future__ import annotations
@@ -28,28 +29,43 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import lmdb
-import msgspec
 
-from chain.store_errors import OtherNetwork, StoreError, StoreFull, lock_directory, store_errors
+from chain.store_codec import (
+    attestation_key,
+    decode,
+    decode_found,
+    encode,
+    kv_key,
+    number_key,
+    seal,
+    unseal,
+    view_key,
+)
+from chain.store_errors import (
+    OtherNetwork,
+    StoreDamaged,
+    StoreError,
+    StoreFull,
+    lock_directory,
+    mend_end,
+    store_errors,
+)
 from chain.types import Attestation, Block, Certificate, Epoch, Vote
 
-__all__ = ["OtherNetwork", "Store", "StoreError", "StoreFull", "StoredBlock", "VoteLog", "mark_new"]
+__all__ = [
+    "OtherNetwork", "Store", "StoreDamaged", "StoreError", "StoreFull", "StoredBlock", "VoteLog", "mark_new",
+]  # fmt: skip
 
 MAP_SIZE_DEFAULT: Final = 1 << 36  # bytes of address space, not of disk
-KEY_BYTES_MAX: Final = 511  # LMDB's own limit
-NAMESPACE_BYTES_MAX: Final = 64
 _DATABASES: Final = (
     "meta", "state", "blocks", "heights", "transactions", "receipts", "blooms",
     "certificates", "attestations", "votes", "bodies", "proofs", "epochs", "tails", "evidence", "kv",
 )  # fmt: skip
-_FORMAT: Final = b"2"
+_FORMAT: Final = b"3"
 _NEW_FILE: Final = "new"  # beside the database; see mark_new
-
-_T = TypeVar("_T")
-
 
 @dataclass(frozen=True, slots=True)
 class VoteLog:
@@ -101,9 +117,8 @@ class Store:
                     str(path), map_size=map_size, max_dbs=len(_DATABASES), readahead=False, meminit=False
                 )
                 try:
-                    with self._env.begin(write=True) as transaction:
-                        self._dbs = {name: self._env.open_db(name.encode(), txn=transaction) for name in _DATABASES}
-                    self._check_format()
+                    mend_end(path, self._env)
+                    self._open_databases()
                 except BaseException:
                     self._env.close()
                     raise
@@ -118,13 +133,18 @@ class Store:
             self._env.close()
         os.close(self._lock)
 
-    def _check_format(self) -> None:
-        found = self._get("meta", b"format")
-        if found is None:
-            with self._write() as batch:
-                batch.put("meta", b"format", _FORMAT)
-        elif found != _FORMAT:
-            raise StoreError(f"the chain database has format {found!r}, this version reads {_FORMAT!r}")
+    def _open_databases(self) -> None:
+        new = self._env.info()["last_txnid"] == 0  # else what is not there was lost
+        with self._env.begin(write=True) as transaction:
+            meta = None if new else self._env.open_db(b"meta", txn=transaction, create=False)
+            found = None if new else transaction.get(b"format", db=meta)  # not sealed: each version can read it
+            if found != _FORMAT and not new:
+                if found is None:
+                    raise StoreDamaged("it lacks its format")
+                raise StoreError(f"the chain database has format {found!r}, this version reads {_FORMAT!r}")
+            self._dbs = {name: self._env.open_db(name.encode(), txn=transaction, create=new) for name in _DATABASES}
+            if new:
+                transaction.put(b"format", _FORMAT, db=self._dbs["meta"])
 
     # -- reading and writing -------------------------------------------------------------------------------------
 
@@ -133,8 +153,8 @@ class Store:
             if self._closed:
                 raise StoreError("the chain database is closed")
             with self._env.begin(db=self._dbs[database]) as transaction:
-                value: bytes | None = transaction.get(key)
-                return value
+                stored: bytes | None = transaction.get(key)
+                return None if stored is None else unseal(database, key, stored)
 
     @contextmanager
     def _write(self) -> Iterator[_Batch]:
@@ -150,7 +170,7 @@ class Store:
                 key, value = cursor.item()
                 if not key.startswith(prefix):
                     return
-                yield key, value
+                yield key, unseal(database, key, value)
                 found = cursor.next()
 
     # -- genesis and finality ------------------------------------------------------------------------------------
@@ -165,7 +185,7 @@ class Store:
             batch.put("meta", b"genesis", block.digest)
             batch.put("meta", b"finalised", block.digest)
             if self._new.exists():
-                batch.put("meta", b"floor", _view_key(0, 0))
+                batch.put("meta", b"floor", view_key(0, 0))
         self._new.unlink(missing_ok=True)
 
     def finalised(self) -> bytes | None:
@@ -190,16 +210,16 @@ class Store:
         with self._write() as batch:
             for block in blocks:
                 batch.put_block(block)
-            batch.put("certificates", _number(blocks[-1].number), _encode(certificate))
+            batch.put("certificates", number_key(blocks[-1].number), encode(certificate))
             for attestation in attestations:
-                batch.put("attestations", _attestation_key(attestation), _encode(attestation))
+                batch.put("attestations", attestation_key(attestation), encode(attestation))
             if tail:
-                batch.put("tails", _number(blocks[-1].number), _encode(tuple(tail)))
+                batch.put("tails", number_key(blocks[-1].number), encode(tuple(tail)))
             if epoch is not None:
-                batch.put("epochs", _number(epoch.number), _encode(epoch))
+                batch.put("epochs", number_key(epoch.number), encode(epoch))
             batch.put("meta", b"finalised", blocks[-1].digest)
             for database in ("votes", "bodies", "proofs"):
-                batch.delete_through(database, _view_key(*prune))
+                batch.delete_through(database, view_key(*prune))
 
     def state(self, key: bytes) -> bytes | None:
         """A trie node or contract code by its keccak."""
@@ -211,7 +231,7 @@ class Store:
 
     def digest_at(self, number: int) -> bytes | None:
         """Digest of the finalised block of that height."""
-        return self._get("heights", _number(number))
+        return self._get("heights", number_key(number))
 
     def transaction_place(self, transaction: bytes) -> tuple[int, int] | None:
         """(block number, index in the block) of a finalised transaction."""
@@ -219,11 +239,11 @@ class Store:
         return None if place is None else (int.from_bytes(place[:8], "big"), int.from_bytes(place[8:], "big"))
 
     def receipts(self, number: int) -> bytes | None:
-        return self._get("receipts", _number(number))
+        return self._get("receipts", number_key(number))
 
     def blooms(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """(number, bloom) of the finalised blocks from first to last that have logs, ascending."""
-        for key, value in self._range("blooms", _number(first)):
+        for key, value in self._range("blooms", number_key(first)):
             number = int.from_bytes(key, "big")
             if number > last:
                 return
@@ -231,18 +251,18 @@ class Store:
 
     def certificate(self, number: int) -> Certificate | None:
         """The certificate of that height; None where a later block's certificate made it final."""
-        return _decode(self._get("certificates", _number(number)), Certificate)
+        return decode(self._get("certificates", number_key(number)), Certificate)
 
     def tail(self, number: int) -> tuple[Block, ...]:
         """The blocks between an epoch's last one, of that height, and the one that its certificate names."""
-        return _decode(self._get("tails", _number(number)), tuple[Block, ...]) or ()
+        return decode(self._get("tails", number_key(number)), tuple[Block, ...]) or ()
 
     def epochs(self) -> tuple[Epoch, ...]:
         """All epochs but the first, which the network file describes, ascending."""
-        return tuple(_decode_found(value, Epoch) for _, value in self._range("epochs", b""))
+        return tuple(decode_found(value, Epoch) for _, value in self._range("epochs", b""))
 
     def attestations(self, claim: bytes) -> tuple[Attestation, ...]:
-        found = (_decode(value, Attestation) for _, value in self._range("attestations", claim, claim))
+        found = (decode(value, Attestation) for _, value in self._range("attestations", claim, claim))
         return tuple(attestation for attestation in found if attestation is not None)
 
     # -- the vote log --------------------------------------------------------------------------------------------
@@ -259,54 +279,54 @@ class Store:
         """
         with self._write() as batch:
             if floor is not None:
-                batch.put("meta", b"floor", _view_key(*floor))
+                batch.put("meta", b"floor", view_key(*floor))
             for each in certificates:
-                batch.put("proofs", _view_key(each.epoch, each.view) + each.kind[:1].encode(), _encode(each))
+                batch.put("proofs", view_key(each.epoch, each.view) + each.kind[:1].encode(), encode(each))
             for vote, block in votes:
-                key = _view_key(vote.epoch, vote.view) + vote.kind[:1].encode() + vote.digest
-                batch.put("votes", key, _encode(vote))
+                key = view_key(vote.epoch, vote.view) + vote.kind[:1].encode() + vote.digest
+                batch.put("votes", key, encode(vote))
                 if block is not None:
-                    name = _view_key(block.epoch, block.view) + block.digest
-                    batch.put("bodies", name, _encode(block))
+                    name = view_key(block.epoch, block.view) + block.digest
+                    batch.put("bodies", name, encode(block))
 
     def vote_log(self) -> VoteLog:
         """What log_votes kept above the finalised view."""
         floor = self._get("meta", b"floor")
         return VoteLog(
-            tuple(_decode_found(value, Vote) for _, value in self._range("votes", b"")),
-            tuple(_decode_found(value, Block) for _, value in self._range("bodies", b"")),
-            tuple(_decode_found(value, Certificate) for _, value in self._range("proofs", b"")),
+            tuple(decode_found(value, Vote) for _, value in self._range("votes", b"")),
+            tuple(decode_found(value, Block) for _, value in self._range("bodies", b"")),
+            tuple(decode_found(value, Certificate) for _, value in self._range("proofs", b"")),
             None if floor is None else (int.from_bytes(floor[:8], "big"), int.from_bytes(floor[8:], "big")),
         )
 
     def put_evidence(self, first: Vote, second: Vote) -> None:
         """Keep two votes of one voter that contradict each other; the first pair of an epoch suffices."""
-        key = _view_key(first.epoch, first.voter)
+        key = view_key(first.epoch, first.voter)
         if self._get("evidence", key) is None:
             with self._write() as batch:
-                batch.put("evidence", key, _encode((first, second)))
+                batch.put("evidence", key, encode((first, second)))
 
     def evidence(self) -> tuple[tuple[Vote, Vote], ...]:
         """All pairs, by ascending (epoch, voter)."""
-        return tuple(_decode_found(value, tuple[Vote, Vote]) for _, value in self._range("evidence", b""))
+        return tuple(decode_found(value, tuple[Vote, Vote]) for _, value in self._range("evidence", b""))
 
     # -- small values --------------------------------------------------------------------------------------------
 
     def kv_get(self, namespace: str, key: bytes) -> bytes | None:
-        return self._get("kv", _kv_key(namespace, key))
+        return self._get("kv", kv_key(namespace, key))
 
     def kv_put(self, namespace: str, key: bytes, value: bytes) -> None:
         with self._write() as batch:
-            batch.put("kv", _kv_key(namespace, key), value)
+            batch.put("kv", kv_key(namespace, key), value)
 
     def kv_delete(self, namespace: str, key: bytes) -> None:
         """Remove a key; a key that is not there is no error."""
         with self._write() as batch:
-            batch.delete("kv", _kv_key(namespace, key))
+            batch.delete("kv", kv_key(namespace, key))
 
     def kv_items(self, namespace: str) -> tuple[tuple[bytes, bytes], ...]:
         """All (key, value) of a namespace, by ascending key."""
-        prefix = _kv_key(namespace, b"")
+        prefix = kv_key(namespace, b"")
         return tuple((key[len(prefix) :], value) for key, value in self._range("kv", prefix, prefix))
 
 
@@ -318,10 +338,10 @@ class _Batch:
         self._dbs = databases
 
     def put(self, database: str, key: bytes, value: bytes) -> None:
-        self._transaction.put(key, value, db=self._dbs[database])
+        self._transaction.put(key, seal(key, value), db=self._dbs[database])
 
     def put_block(self, block: StoredBlock) -> None:
-        number = _number(block.number)
+        number = number_key(block.number)
         for key, value in block.nodes.items():
             self.put("state", key, value)
         self.put("blocks", block.digest, block.payload)
@@ -342,36 +362,3 @@ class _Batch:
         while found and bytes(cursor.key())[: len(last)] <= last:
             found = cursor.delete()
 
-
-def _encode(value: object) -> bytes:
-    return msgspec.msgpack.encode(value)
-
-
-def _number(number: int) -> bytes:
-    return number.to_bytes(8, "big")
-
-
-def _view_key(epoch: int, view: int) -> bytes:
-    return epoch.to_bytes(8, "big") + view.to_bytes(8, "big")
-
-
-def _attestation_key(attestation: Attestation) -> bytes:
-    return attestation.claim + attestation.signer.to_bytes(2, "big")
-
-
-def _kv_key(namespace: str, key: bytes) -> bytes:
-    name = namespace.encode()
-    if not 0 < len(name) <= NAMESPACE_BYTES_MAX or len(name) + 1 + len(key) > KEY_BYTES_MAX:
-        raise ValueError(f"key of {len(key)} bytes in namespace {namespace!r} is too long")
-    return bytes([len(name)]) + name + key  # the length keeps one namespace from being another's prefix
-
-
-def _decode(value: bytes | None, kind: type[_T]) -> _T | None:
-    return None if value is None else _decode_found(value, kind)
-
-
-def _decode_found(value: bytes, kind: type[_T]) -> _T:
-    try:
-        return msgspec.msgpack.decode(value, type=kind)
-    except msgspec.MsgspecError as error:
-        raise StoreError(f"the chain database is damaged: {kind.__name__}: {error}") from error

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from chain.consensus import ForkedFinality
 from chain.genesis import InvalidNetwork
-from chain.store import OtherNetwork, StoreError, StoreFull
+from chain.store import OtherNetwork, StoreDamaged, StoreError, StoreFull
 from node.blobs import BlobError, BlobStoreFull
 from node.config import Config, ConfigError
 from node.importer import CheckpointContradicted
@@ -47,6 +47,9 @@ def _explain(error: BaseException, config: Config) -> tuple[str, int]:
             return f"{error} ({config.node.chain_bytes_max} bytes, {config.chain_path}); {advice}", LOCAL
         case StoreFull():
             return f"{error} ({config.chain_path}); make room on the disk, or check it, and start again", LOCAL
+        case StoreDamaged():
+            advice = f"move {config.chain_path} away and start again: the chain comes back from the peers"
+            return f"{error}; {advice}", LOCAL
         case StoreError():
             named = str(config.chain_path) in str(error)
             return str(error) if named else f"{error} ({config.chain_path})", LOCAL
