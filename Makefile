@@ -3,7 +3,8 @@
 #   make demo      a whole network on this machine trains a model
 #   make test      all checks and tests
 #   make lint      only the checks
-#   make sim       simulated networks; SEED=n replays one
+#   make sim       simulated networks; SEED=n replays one, VERBOSE=1 tells all that happens in it
+#   make sim-campaign    N= seeds from FIRST= on in JOBS= processes; SIM=consensus, here and above: consensus alone
 #   make sweep     train under many settings of this machine: exact ends in one digest, float32 in several
 #   make soak     real validators under load are killed and restarted for MINUTES=5; SEED=n kills in the same order
 #   make docs      write docs/CONFIG.md again after changing the configuration
@@ -20,14 +21,19 @@ READY := $(VENV)/.ready
 DEMO ?=
 TESTS ?=
 SEED ?=
-SEEDS ?= 50
 MINUTES ?= 5
+N ?= 50
+FIRST ?= 0
+JOBS ?= 1
+VERBOSE ?=
+SIM ?= whole
+SIMULATOR = tests.sim.$(if $(filter consensus,$(SIM)),consensus_sim,run)
 BASE ?= python:3.11-slim-bookworm
 EXTRAS ?= learner
 IMAGE ?= flnode
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint sim soak sweep contracts docs image wheels testnet-containers clean
+.PHONY: help setup demo test lint sim sim-campaign soak sweep contracts docs image wheels testnet-containers clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -56,7 +62,10 @@ lint: $(READY)
 	$(BIN)/python -m pytest -q tests/test_style.py
 
 sim: $(READY)
-	$(BIN)/python -m tests.sim.consensus_sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+	$(BIN)/python -m $(SIMULATOR) $(if $(SEED),--seed $(SEED) $(if $(filter whole,$(SIM)),$(if $(VERBOSE),--verbose)),--seeds $(N))
+
+sim-campaign: $(READY)
+	$(BIN)/python -m $(SIMULATOR) --seeds $(N) --first $(FIRST) $(if $(filter whole,$(SIM)),--jobs $(JOBS))
 
 sweep: $(READY)
 	$(BIN)/python -P -m tests.learner.sweep --out build/sweep.txt
