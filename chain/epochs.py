@@ -11,8 +11,9 @@ epoch's first block follows the last block itself, in view 1 or later, and is ma
 from __future__ import annotations
 
 from chain.certificate import quorum
+from chain.claims import verify_attestation
 from chain.genesis import Network
-from chain.types import ChainError, Epoch
+from chain.types import Attestation, ChainError, Epoch, InvalidVote
 
 
 class UnknownEpoch(ChainError):
@@ -43,6 +44,21 @@ class Epochs:
     def of_height(self, height: int) -> Epoch:
         """The epoch of a block of the finalised chain, or of the next one."""
         return next(epoch for epoch in reversed(self._epochs) if epoch.first <= height or epoch.number == 0)
+
+    def is_present(self, attestation: Attestation) -> bool:
+        """Whether a present validator signed it; False if one of the epoch before did, whose word comes too late.
+
+        Raises:
+            InvalidVote: neither.
+        """
+        try:
+            verify_attestation(attestation, self.present.validators)
+        except InvalidVote:
+            if self.present.number == 0:
+                raise
+            verify_attestation(attestation, self._epochs[-2].validators)
+            return False
+        return True
 
     def next(self, validators: tuple[bytes, ...], first: int) -> Epoch:
         """What would follow the present epoch with these validators."""

@@ -305,27 +305,11 @@ class Ledger:
     def _take_attestations(self, payload: bytes) -> None:
         items = wire.decode(payload, wire.Attestations).items
         for attestation in map(wire.from_wire, items):
-            if attestation not in self.attested.of(attestation.claim) and self.is_of_this_epoch(attestation):
+            if attestation not in self.attested.of(attestation.claim) and self.chain.epochs.is_present(attestation):
                 self._attest(attestation)
         for claim in {item.claim for item in items if not item.verdict}:
             if self.attested.refused(claim):
                 self._on_refused(claim)
-
-    def is_of_this_epoch(self, attestation: Attestation) -> bool:
-        """Whether a present validator signed it; False if one of the epoch before did, whose word comes too late.
-
-        Raises:
-            InvalidVote: neither.
-        """
-        try:
-            claims.verify_attestation(attestation, self._addresses)
-        except InvalidVote:
-            number = self.chain.epochs.present.number
-            if number == 0:
-                raise
-            claims.verify_attestation(attestation, self.chain.epochs[number - 1].validators)
-            return False
-        return True
 
     def _attest(self, attestation: Attestation) -> None:
         if not self.attested.add(attestation):

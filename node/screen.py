@@ -64,7 +64,7 @@ class Screen:
                 raise wire.InvalidMessage(f"not 1 to {wire.GOSSIP_REFUSALS_MAX} refusals")
             for attestation in map(wire.from_wire, items):
                 if attestation not in self._ledger.attested.of(attestation.claim):
-                    self._ledger.is_of_this_epoch(attestation)
+                    self._chain.epochs.is_present(attestation)
         except (wire.InvalidMessage, ChainError) as error:
             self._drop(str(error))
 

@@ -54,7 +54,7 @@ class Memory:
         return cls(found["Rss"], found["Anonymous"])
 
     def __str__(self) -> str:
-        return f"{self.resident >> 20} MiB resident, {self.private >> 20} MiB private"
+        return f"{self.resident / 2**20:.1f} MiB resident, {self.private / 2**20:.1f} MiB private"
 
 
 @dataclass(slots=True)
