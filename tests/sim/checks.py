@@ -92,7 +92,8 @@ class Referee:
         chain = member.ledger.chain
         if chain.finalised.number < self._heights.get(name, 0):
             raise Violation(f"the finalised head of {name} went back to {chain.finalised.number}")
-        for number in range(self.height + 1, chain.finalised.number + 1):  # it died before it could tell
+        known = max(self._contents, default=0)
+        for number in range(known + 1, chain.finalised.number + 1):  # it died before it could tell
             receipts = chain.receipts(number)
             hashes = tuple(receipt.fields.hash for receipt in receipts)
             self._learn(name, FinalisedBlock(chain.head(number), hashes, chain.logs(number, number)))

@@ -18,7 +18,7 @@ from tests.chain.chain_kit import VALIDATORS as VALIDATOR_KEYS
 from tests.node.ledger_world import ADDRESS_OF
 from tests.sim.checks import Violation
 from tests.sim.work import Blobs, Worksite, trained
-from tests.sim.world import SimWorld
+from tests.sim.world import LATE, SimWorld
 
 JOB = 1
 HONEST_WORKERS = 3
@@ -68,7 +68,7 @@ class Jobs:
 
     # ---- what the nodes tell ----------------------------------------------------------------------------------------
     def _on_boot(self, name: str) -> None:
-        if name in self.world.liars or name == "late":
+        if name in self.world.liars or name == LATE:
             return
         self._sites[name] = Worksite(
             self.world, name, key_of(name), self.blobs, self.world.members[name], self._kinds.get(name), name == SERVER
@@ -131,6 +131,8 @@ class Jobs:
     # ---- the end ----------------------------------------------------------------------------------------------------
     def unsettled(self) -> str:
         for name in self.world.honest:
+            if name == LATE:
+                continue
             site = self._site(name)
             if site is None:
                 return f"{name} is down"

@@ -28,10 +28,11 @@ from tests.sim.checks import Violation
 from tests.sim.jobs import Jobs
 from tests.sim.plain import Plain
 from tests.sim.scenario import Scenario, draw
-from tests.sim.world import SimWorld, Trace
+from tests.sim.world import LATE, SimWorld, Trace
 
 MEMORY = Path("/dev/shm")
 LOOK_S = 0.25
+LATE_S = 60.0  # for one that joins after everything
 JOB_SHARE = 20  # one seed of so many runs the real contracts and roles
 
 
@@ -64,22 +65,24 @@ class Simulation:
         world, scenario = self.world, self.scenario
         self.actors.begin()
         world.plan_faults()
-        look = scenario.calm_from_s
-        while not (world.now >= scenario.calm_from_s and self._is_settled()):
-            look += LOOK_S
-            while world.step(look):
-                pass
-            if world.now > scenario.end_s:
-                raise Violation(f"not settled: {self.actors.unsettled()}")
+        world.run(scenario.calm_from_s)
+        self._settle(scenario.end_s)
         done = world.now
         if scenario.late_joiner:
-            self._join_late()
+            world.start(LATE)
+            self._settle(world.now + LATE_S)
         self._judge()
         height, epoch = world.referee.height, world.referee.epoch
         return Outcome(
             world.trace.digest(), height, epoch, world.crashes, world.writes, world.streams.sent, world.refusals,
             done - scenario.calm_from_s,
         )  # fmt: skip
+
+    def _settle(self, end_s: float) -> None:
+        while not self._is_settled():
+            if self.world.now > end_s:
+                raise Violation(f"not settled: {self.actors.unsettled()}")
+            self.world.run(LOOK_S)
 
     def _is_settled(self) -> bool:
         world = self.world
@@ -90,14 +93,6 @@ class Simulation:
             return False
         machines = [ledger.validator.machine for ledger in ledgers if ledger.validator is not None]
         return all(each.tip.digest == each.final.digest for each in machines) and not self.actors.unsettled()
-
-    def _join_late(self) -> None:
-        world = self.world
-        world.start("late")
-        end = world.now + 60
-        while world.members["late"].height < world.referee.height:
-            if not world.step(end):
-                raise Violation("a late joiner did not catch up")
 
     def _judge(self) -> None:
         world = self.world

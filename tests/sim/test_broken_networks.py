@@ -68,6 +68,7 @@ def test_a_quorum_of_half_makes_two_final_blocks_at_one_height(monkeypatch: pyte
         lies("equivocates")(simulation)
         simulation.world.referee.watches_votes = False
         simulation.world.referee._check_proof = lambda *_: None  # type: ignore[method-assign]
+        simulation.world.referee._check_claim = lambda *_: None  # type: ignore[method-assign]
 
     caught(STORM, 40, "two final blocks|ForkedFinality|conflicts with the finalised chain", prepare)
 
@@ -123,7 +124,7 @@ def test_a_finalised_head_that_is_told_before_it_is_on_disk_is_noticed(monkeypat
             write(store, *held)
 
     monkeypatch.setattr(CrashingStore, "write_finalised", write_later)
-    caught(replace(STORM, byzantine=0), 3, "before it is on disk|unknown block")
+    caught(replace(STORM, byzantine=0), 3, "before it is on disk|unknown block|lacks block")
 
 
 def test_a_finalised_head_that_goes_back_over_a_restart_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

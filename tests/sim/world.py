@@ -27,6 +27,7 @@ from tests.sim.network import Streams
 from tests.sim.scenario import Scenario
 
 T = TypeVar("T")
+LATE = "late"  # joins after everything
 DOWN_S = (0.05, 1.5)
 WORK_S = (0.001, 0.01)
 WRONG_S = 60.0  # how far a wrong clock is off; the bound is 15
@@ -302,7 +303,7 @@ class SimWorld(World):
         if scenario.breaks_rate:
             self.at(0.0, self._break)
         if scenario.wrong_clock:
-            self.at(rng.uniform(0, end / 2), self._set_clock_wrong)
+            self.at(rng.uniform(end / 10, end / 2), self._set_clock_wrong)
         self.at(end, self._calm_down)
 
     def black_out(self) -> None:
