@@ -410,4 +410,14 @@ def test_in_a_new_network_nothing_can_be_lost() -> None:
 
 
 def test_where_every_validator_is_needed_a_lost_log_does_no_harm() -> None:
-    assert Node(me=0, validators=3, vote_floor=None).machine.remembers
+    node = Node(me=0, validators=3, vote_floor=None)
+    assert node.machine.remembers
+    assert not node.receive(1, consensus.Status(1, 0, EPOCH, 1)).all(consensus.PersistFloor)
+    assert node.receive(2, consensus.Status(1, 0, EPOCH, 1)).all(consensus.PersistFloor) == [consensus.PersistFloor(0)]
+
+
+def test_one_validator_alone_never_takes_its_log_for_whole() -> None:
+    """It may be passing through an epoch of old, in which it was alone."""
+    node = Node(me=0, validators=1, vote_floor=None)
+    assert node.machine.remembers
+    assert not node.effects or not node.all(consensus.PersistFloor)

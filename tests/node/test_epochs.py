@@ -167,3 +167,14 @@ def test_who_is_an_epoch_behind_is_ignored_and_not_blamed(tmp_path: Path) -> Non
     payload = wire.encode(wire.Attestations((wire.to_wire(stranger),)))
     member.ledger.receive("validator-3", None, wire.ATTESTATIONS, payload, world.now)
     assert len(member.wire.faults) == 1
+
+
+def test_three_validators_with_keys_brought_along_can_admit_a_fourth(tmp_path: Path) -> None:
+    """None of them knows at first whether its key has voted before; but all of them are here."""
+    world = World(tmp_path, make_network(3))
+    for index in range(4):
+        world.add(f"validator-{index}", new=False)
+    world.run(3)
+    reign(world, 1, [0, 1, 2, 3])
+    submit(world, "validator-3", 1, 0)
+    assert agreed(world).ledger.chain.nonce(ADDRESSES[1]) == 1
