@@ -44,20 +44,22 @@ class Referee:
         self._epochs: list[tuple[int, tuple[bytes, ...]]] = [(1, world.network.validator_addresses)]
         self._attested: dict[bytes, set[str]] = {}  # claims -> honest nodes that found them true
         self.logs: dict[int, tuple[Log, ...]] = {}  # of final blocks
-        self._forgave: set[str] = set()
+        self._wiped: set[str] = set()
 
     @property
     def height(self) -> int:
         return max(self._digests, default=0)
 
-    def amnesty(self, name: str) -> None:
-        """Its disk is wiped, and no quorum lacks it: then nothing that it says can make a second certificate."""
+    def lost_disk(self, name: str) -> None:
         self._heights[name] = 0
         self._kept.pop(name, None)
         self._proven.pop(name, None)
-        if self._scenario.quorum == self._scenario.validators:
-            self._cast.pop(name, None)
-            self._forgave.add(name)
+        self._wiped.add(name)
+
+    def _may_repeat(self, name: str, epoch: int) -> bool:
+        """Its disk was wiped, and no quorum lacks an honest voter: then no vote of it makes a second certificate."""
+        n = len(self._validators(epoch))
+        return name in self._wiped and certificate.quorum(n, self._scenario.ratio or 0.0) == n
 
     # ---- votes ------------------------------------------------------------------------------------------------------
     def logged(
@@ -67,7 +69,7 @@ class Referee:
         for vote, _ in votes:
             kept[vote.epoch, vote.view, vote.kind] = vote.digest
             first = cast.setdefault((vote.epoch, vote.view, vote.kind), vote.digest)
-            if not self.watches_votes:
+            if not self.watches_votes or self._may_repeat(name, vote.epoch):
                 continue
             if first != vote.digest:
                 raise Violation(f"{name} cast two {vote.kind} votes in view {vote.view}")
@@ -115,9 +117,8 @@ class Referee:
 
     def accused(self, first: Vote, second: Vote) -> None:
         address = self._validators(first.epoch)[first.voter]
-        if any(ADDRESS_OF[name] == address for name in self._liars | self._forgave):
-            return
-        if self.watches_votes:
+        name = next(name for name in ADDRESS_OF if ADDRESS_OF[name] == address)
+        if self.watches_votes and name not in self._liars and not self._may_repeat(name, first.epoch):
             raise Violation(f"evidence against an honest validator: {first.kind} and {second.kind} in {first.view}")
 
     # ---- finality ---------------------------------------------------------------------------------------------------

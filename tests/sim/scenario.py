@@ -73,7 +73,7 @@ def draw(seed: int, jobs: bool) -> Scenario:
         followers=rng.choice((0, 1)) if jobs else rng.choice((0, 1, 1, 2)),
         jobs=jobs,
         transactions=0 if jobs else rng.randrange(3, 8),
-        epochs=0 if wipes or jobs else rng.choice((0, 1, 2)),
+        epochs=0 if jobs else rng.choice((0, 1, 2)),
         calm_from_s=rng.choice((5.0, 10.0)),
         end_s=150.0 if jobs else 60.0,
         latency_s=rng.choice((0.005, 0.05, 0.2)),

@@ -160,7 +160,7 @@ class SimWorld(World):
             self.trace.note(self.now, name, "loses its disk")
             shutil.rmtree(self.root / name)
             self.wiped.add(name)
-            self.referee.amnesty(name)
+            self.referee.lost_disk(name)
             self.on_wiped(name)
         self.at(self.now + self.rng.uniform(*DOWN_S), lambda: self.start(name))
 
