@@ -1,8 +1,8 @@
 """How the chain's database grows with the rounds of a job: `python -m benchmarks.disk`.
 
 Real rounds of the genesis contract go through chain.chain, without a network: a block with all commits, one with all
-reveals and their attestations, and one that finalises, each under a certificate of three of four validators. `--spread`
-gives every transaction a block of its own, the most that a round can take. Nothing is ever pruned.
+reveals and their attestations, and one that finalises, each under a certificate of three of four validators; then once
+more with a block for every transaction, the most that a round can take. Nothing is ever pruned.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Final
 
 TIMEOUT_DELAYS: Final = 3  # a proposal, the votes, and what they carry
 HEARTBEAT_DELAYS: Final = 10
-DELAY_FACTOR_MAX: Final = 16
+DELAY_FACTOR_MAX: Final = 32  # of a delay of 0.1 s: three exceed the time of the slowest full block
 REPEAT_FACTOR_MAX: Final = 8  # how far the intervals within one view stretch
 
 

@@ -51,7 +51,7 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     development: bool = False
     gas_limit: int = 10_000_000  # of a block
     base_fee_wei: int = 7
-    block_delay_s: float = 0.2  # lower bound of consensus' delay estimate
+    block_delay_s: float = 0.1  # lower bound of consensus' delay estimate
     time_drift_s: float = 15.0  # a block's time may differ by so much from a voter's clock
     quorum: float | None = None  # share of the validators; raises the quorum above two thirds, never lowers it
     bootstrap: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from chain import consensus
 from chain.consensus_bodies import BLOCKS_MAX, Bodies
+from chain.consensus_timer import DELAY_FACTOR_MAX
 from chain.consensus_types import CERTIFICATES_ANSWERED_MAX, CERTIFICATES_MAX
 from chain.consensus_votes import VIEWS_AHEAD_MAX
 from chain.types import Block, Vote
@@ -78,11 +79,11 @@ def test_the_delay_estimate_doubles_up_to_a_bound_and_halves_with_finality() -> 
         node.tick(node.machine.delay_s * 3)
         assert node.cast == [(TIMEOUT, view)]
         node.tell(certificate(view, TIMEOUT))
-        assert node.machine.delay_s == pytest.approx(DELTA_S * min(2**view, 16))
+        assert node.machine.delay_s == pytest.approx(DELTA_S * min(2**view, DELAY_FACTOR_MAX))
     block = make_block(8, GENESIS, b"")
     node.tell(certificate(8, FINALISE, block.digest)).receive(1, consensus.HaveBlock(block))
     node.feed(consensus.Checked(block.digest, True))
-    assert node.machine.delay_s == pytest.approx(DELTA_S * 8)
+    assert node.machine.delay_s == pytest.approx(DELTA_S * DELAY_FACTOR_MAX / 2)
 
 
 def test_a_view_skipped_by_others_does_not_change_the_estimate() -> None:
