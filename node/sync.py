@@ -75,8 +75,8 @@ class Sync:
         return max((source.announced for source in self._sources.values()), default=0)
 
     def announce(self, peer: str, number: int) -> None:
-        if peer in self._sources:
-            self._sources[peer].announced = number
+        if peer in self._sources:  # a head never goes back, but an older word of it may come later
+            self._sources[peer].announced = max(number, self._sources[peer].announced)
         elif len(self._sources) < PEERS_MAX:
             self._sources[peer] = self._gone.pop(peer, _Source(number))
             self._sources[peer].announced = number

@@ -87,3 +87,10 @@ def test_it_goes_on_until_it_is_there() -> None:
         sync.advance(min(first + 127, 300), 0.0)
         sync.answered(0, 0.0)
     assert ask(sync, 0.0) is None
+
+
+def test_an_older_announcement_that_comes_later_hides_nothing() -> None:
+    sync = Sync(number=5, lag_s=0.0)
+    sync.announce("a", 7)
+    sync.announce("a", 5)
+    assert ask(sync, 0.0) == ("a", 6)
