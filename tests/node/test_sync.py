@@ -71,14 +71,6 @@ def test_a_peer_that_left_is_not_asked_again() -> None:
     assert sync.deadline is None
 
 
-def test_an_announcement_can_be_taken_back() -> None:
-    sync = Sync(number=3, lag_s=0.0)
-    sync.announce("a", 9)
-    sync.announce("a", 3)
-    assert sync.target == 3
-    assert ask(sync, 0.0) is None
-
-
 def test_it_goes_on_until_it_is_there() -> None:
     sync = Sync(number=0, lag_s=0.0)
     sync.announce("a", 300)
