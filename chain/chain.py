@@ -171,7 +171,12 @@ class Chain(ChainReads):
             else:
                 ready.append(transaction)
                 bytes_left -= size
+                if self._ends_epoch(receipt):
+                    break
         return Evaluation(parent, tuple(ready), tuple(unattested), execution)
+
+    def _ends_epoch(self, receipt: evm.Receipt) -> bool:
+        return any(self._system.validators_of(log) is not None for log in logs_of((receipt,), 0, b""))
 
     def _claims_of(self, logs: Iterable[Log]) -> list[Claim]:
         return [claim for log in logs if (claim := self._system.claim_of(log)) is not None]
@@ -258,6 +263,8 @@ class Chain(ChainReads):
 
     def _check(self, block: Block, decoded: evm.DecodedBlock, execution: evm.Execution) -> Executed:
         for index, raw in enumerate(decoded.transactions):
+            if execution.receipts and self._ends_epoch(execution.receipts[-1]):
+                raise InvalidBlock(block.digest, f"transaction {index} comes after the one that ended the epoch")
             try:
                 execution.run(self._codec.transaction(raw))
             except InvalidTransaction as error:
@@ -309,8 +316,7 @@ class Chain(ChainReads):
         logs = tuple(logs_of(execution.receipts, block.height, block.digest))
         claims = tuple(self._claims_of(logs))
         changes = [found for log in logs if (found := self._system.validators_of(log)) is not None]
-        assert len(changes) <= 1, "the contract ends an epoch once in a block"
-        assert all(epoch == block.epoch + 1 for epoch, _ in changes)
+        assert [epoch for epoch, _ in changes] in ([], [block.epoch + 1]), "the contract ends an epoch once in a block"
         validators = changes[0][1] if changes else None
         return Executed(block, header, tuple(execution.receipts), logs, claims, validators, nodes)
 

@@ -22,6 +22,7 @@ from chain.store import Store, StoreError
 from chain.types import Attestation, Block, Certificate, InvalidBlock, InvalidTransaction, Transaction, UnknownParent
 from tests.chain.chain_kit import (
     ADDRESSES,
+    CHANGER,
     COUNTER,
     FURNACE,
     GENESIS_TIME,
@@ -33,6 +34,7 @@ from tests.chain.chain_kit import (
     VALIDATORS,
     build,
     certificate,
+    change,
     close,
     extend,
     finalise,
@@ -534,6 +536,21 @@ def test_a_transaction_for_another_chain_is_refused(chain: Chain) -> None:
 
     with pytest.raises(InvalidTransaction, match="signed for chain 8"):
         chain.decode_transaction(sign_transaction(VALIDATORS[0], 8, 0, bytes(20), 0, b"", 21_000, 20, 1))
+
+
+# -- epochs ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_transaction_that_ends_an_epoch_is_the_last_of_its_block(
+    chain: Chain, other: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = [tx(chain, 0, nonce, CHANGER, change(nonce + 1, VALIDATORS[:4])) for nonce in (0, 1)]
+    block = build(chain, chain.genesis_digest, 1, [*ending, tx(chain, 1, 0, COUNTER)])
+    assert len(chain.block(block.digest).transactions) == 1
+    monkeypatch.setattr(chain, "_ends_epoch", lambda receipt: False)
+    more = build(chain, chain.genesis_digest, 2, [ending[0], tx(chain, 1, 0, COUNTER)])
+    with pytest.raises(InvalidBlock, match="transaction 1 comes after the one that ended the epoch"):
+        other.add(more, NOW)
 
 
 # -- serving others --------------------------------------------------------------------------------------------------
