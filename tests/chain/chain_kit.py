@@ -124,7 +124,8 @@ def tx(chain: Chain, user: int, nonce: int, to: bytes = bytes(20), data: bytes =
 
 
 def build(chain: Chain, parent: bytes, view: int, transactions: Iterable[Transaction] = (), now: int = NOW) -> Block:
-    return chain.build(parent, view, 0, transactions, now, VALIDATORS[view % len(chain.network.validators)])
+    key = VALIDATORS[view % len(chain.network.validators)]
+    return chain.build(parent, view, chain.epochs.present.number, transactions, now, key)
 
 
 def certificate(block: Block) -> Certificate:
