@@ -195,7 +195,10 @@ class Ledger:
             case wire.ATTESTATIONS:
                 self._take_attestations(payload)
             case wire.HEAD:
-                self._catch_up.announced(peer, wire.decode(payload, wire.Head).number, self._now)
+                number = wire.decode(payload, wire.Head).number
+                self._catch_up.announced(peer, number, self._now)
+                if index is not None and self._index is not None and number + 1 == self.chain.epochs.present.first:
+                    self._send_attestations(index)  # it enters this epoch only now: what it heard before was in vain
             case wire.WANT_BLOCKS:
                 self._catch_up.serve(peer, wire.decode(payload, wire.WantBlocks))
             case wire.BLOCKS:
