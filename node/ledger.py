@@ -296,6 +296,8 @@ class Ledger:
         self._now = now
         if self._key is None or self._index is None:
             return  # it was a validator when it began to check
+        if any(each.signer == self._index for each in self.attested.of(claim)):
+            return  # said already
         attestation = claims.sign_attestation(self._key, self._index, claim, verdict)
         payload = wire.encode(wire.Attestations((wire.to_wire(attestation),)))
         self._wire.to_validators(wire.ATTESTATIONS, payload)

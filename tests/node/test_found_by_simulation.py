@@ -123,3 +123,13 @@ def test_a_validator_that_enters_an_epoch_late_is_told_the_attestations_again(wo
     world.run(5)
     assert late.ledger.chain.epochs.present.number == 1
     assert {each.signer for each in late.ledger.attested.of(claim)} == {1, 2}
+
+
+def test_a_verdict_that_is_known_already_is_not_sent_again(world: World) -> None:
+    """The attestor offers it whenever the claim is found again; only a new epoch has not heard it."""
+    member = world.members["validator-0"]
+    said: list[str] = []
+    world.drop = lambda source, _target, kind, _payload: kind == wire.ATTESTATIONS and bool(said.append(source))
+    for _ in range(3):
+        member.ledger.attest(b"\x55" * 32, True, world.now)
+    assert said == ["validator-0"] * 3  # once, to the three others
