@@ -195,7 +195,10 @@ class Ledger:
             case wire.ATTESTATIONS:
                 self._take_attestations(payload)
             case wire.HEAD:
-                self._catch_up.announced(peer, wire.decode(payload, wire.Head).number, self._now)
+                number = wire.decode(payload, wire.Head).number
+                self._catch_up.announced(peer, number, self._now)
+                if index is not None and self._index is not None and number + 1 == self.chain.epochs.present.first:
+                    self._send_attestations(index)  # it enters this epoch only now: what it heard before was in vain
             case wire.WANT_BLOCKS:
                 self._catch_up.serve(peer, wire.decode(payload, wire.WantBlocks))
             case wire.BLOCKS:
@@ -293,6 +296,8 @@ class Ledger:
         self._now = now
         if self._key is None or self._index is None:
             return  # it was a validator when it began to check
+        if any(each.signer == self._index for each in self.attested.of(claim)):
+            return  # said already
         attestation = claims.sign_attestation(self._key, self._index, claim, verdict)
         payload = wire.encode(wire.Attestations((wire.to_wire(attestation),)))
         self._wire.to_validators(wire.ATTESTATIONS, payload)

@@ -67,10 +67,11 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A claim that is being checked; `number` is the block that was final when it was found."""
+    """A claim that is being checked, or was; `number` is the block that was final when it was found."""
 
     key: Key
     number: int
+    verdict: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,15 @@ def step(state: AttestorState, event: Event) -> tuple[AttestorState, tuple[Effec
             return _advance(replace(state, jobs=event.jobs))
         case ClaimFound():
             key = Key(event.claim.job, event.claim.round, event.claim.attempt)
-            if event.digest in state.claims or len(state.claims) >= CLAIMS_MAX:
+            if (known := state.claims.get(event.digest)) is not None:  # found again: in another epoch, perhaps
+                return state, () if known.verdict is None else (Attest(event.digest, known.verdict),)
+            if len(state.claims) >= CLAIMS_MAX:
                 return state, ()
             claims = put(state.claims, event.digest, Found(key, state.jobs.number))
             return replace(state, claims=claims), (CheckClaim(event.digest, event.claim, key),)
         case ClaimChecked() if event.digest in state.claims:
-            return state, (Attest(event.digest, event.verdict),)
+            found = replace(state.claims[event.digest], verdict=event.verdict)
+            return replace(state, claims=put(state.claims, event.digest, found)), (Attest(event.digest, event.verdict),)
     return state, ()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from chain import consensus, messages
 from node import wire
-from tests.chain.chain_kit import ADDRESSES, sign
+from tests.chain.chain_kit import ADDRESSES, CHANGER, LOGGER, VALIDATORS, change, sign
 from tests.node.ledger_world import Member, World
 
 
@@ -101,3 +101,35 @@ def test_what_waits_behind_a_gap_goes_on_when_another_transaction_than_the_one_h
     assert alone.ledger.mempool.candidates() == ()
     world.run(2)
     assert len(alone.ledger.mempool.candidates()) == 1
+
+
+def test_a_validator_that_enters_an_epoch_late_is_told_the_attestations_again(world: World) -> None:
+    """Seed 938: those of the new epoch came while it could not know the signers yet, and never again."""
+    late = world.members["validator-3"]
+    world.members["validator-0"].ledger.submit(sign(1, 0, LOGGER, data=b"\x77" * 32), world.now)
+    world.run(1)
+    (claim,) = world.members["validator-0"].claims
+    world.drop = lambda source, target, kind, _payload: target == "validator-3" and (
+        kind in (wire.BLOCKS, wire.CONSENSUS) or source == "validator-2"
+    )
+    order = [VALIDATORS[index] for index in (3, 1, 0, 2)]
+    world.members["validator-0"].ledger.submit(sign(0, 0, CHANGER, data=change(1, order)), world.now)
+    world.run(2)
+    for index in (0, 1):
+        world.members[f"validator-{index}"].ledger.attest(claim, True, world.now)
+    world.run(1)
+    assert late.ledger.chain.epochs.present.number == 0
+    world.drop = lambda source, target, _kind, _payload: (source, target) == ("validator-2", "validator-3")
+    world.run(5)
+    assert late.ledger.chain.epochs.present.number == 1
+    assert {each.signer for each in late.ledger.attested.of(claim)} == {1, 2}
+
+
+def test_a_verdict_that_is_known_already_is_not_sent_again(world: World) -> None:
+    """The attestor offers it whenever the claim is found again; only a new epoch has not heard it."""
+    member = world.members["validator-0"]
+    said: list[str] = []
+    world.drop = lambda source, _target, kind, _payload: kind == wire.ATTESTATIONS and bool(said.append(source))
+    for _ in range(3):
+        member.ledger.attest(b"\x55" * 32, True, world.now)
+    assert said == ["validator-0"] * 3  # once, to the three others

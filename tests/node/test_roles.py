@@ -252,8 +252,17 @@ def test_a_claim_is_checked_once_and_attested() -> None:
     found = attestor.ClaimFound(b"\x01" * 32, CLAIM)
     state, effects = play(attestor.step, state, found, found)
     assert effects == [attestor.CheckClaim(b"\x01" * 32, CLAIM, KEY)]
-    _, effects = play(attestor.step, state, attestor.ClaimChecked(b"\x01" * 32, False))
+    state, effects = play(attestor.step, state, attestor.ClaimChecked(b"\x01" * 32, False))
     assert effects == [attestor.Attest(b"\x01" * 32, False)]
+
+
+def test_a_claim_that_is_found_again_is_attested_again_without_checking_it_again() -> None:
+    """Seed 2357 of the simulator: a validator that was removed and admitted again kept its verdict to itself."""
+    found = attestor.ClaimFound(b"\x01" * 32, CLAIM)
+    checked = attestor.ClaimChecked(b"\x01" * 32, True)
+    state, _ = play(attestor.step, attestor.AttestorState(), at(job_of(*DECIDED)), found, checked)
+    _, effects = play(attestor.step, state, found)
+    assert effects == [attestor.Attest(b"\x01" * 32, True)]
 
 
 def test_an_attestor_forgets_rounds_that_are_over() -> None:
