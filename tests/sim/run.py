@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -198,7 +199,8 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true", help="tell every event of the replay")
     options = parser.parse_args()
     if options.seed is None:
-        return int(campaign(range(options.first, options.first + options.seeds), options.jobs, print) > 0)
+        seeds = range(options.first, options.first + options.seeds)
+        return int(campaign(seeds, options.jobs, partial(print, flush=True)) > 0)
     print(f"seed {options.seed}: {scenario_of(options.seed)}")
     found = verdict(options.seed, tell=print if options.verbose else None)
     print(f"seed {options.seed}: {found}")
