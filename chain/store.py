@@ -119,6 +119,8 @@ class Store:
                 try:
                     mend_end(path, self._env)
                     self._open_databases()
+                    if self.genesis() is not None:  # perhaps we were killed right after it was written
+                        self._new.unlink(missing_ok=True)
                 except BaseException:
                     self._env.close()
                     raise

@@ -25,7 +25,7 @@ from node.workshop import Workshop
 
 log = structlog.get_logger()
 
-UNPROVEN_BYTES_MAX: Final = 64 << 20  # held for a certificate that is still to come
+UNPROVEN_BYTES_MAX: Final = 64 << 20  # held for a certificate that is still to come, and one more answer
 
 Item = tuple[Block, Certificate | None]
 
@@ -96,6 +96,10 @@ class Importer:
         except (ChainError, wire.InvalidMessage) as error:
             self._fail(error, now)
             return
+        self._prune()
+        if sum(len(block.payload) for block in self._run) > UNPROVEN_BYTES_MAX:
+            self._fail(wire.InvalidMessage("too many blocks without a certificate"), now)
+            return
         self._rest = items
         self._advance(now)
 
@@ -138,15 +142,12 @@ class Importer:
         """Cheap, and enough that nobody but validators can make us hold blocks that are none."""
         if not self._is_news(block):
             return
-        self._run = [each for each in self._run if self._is_news(each)]
         head = self._chain.finalised
         parent = self._run[-1].digest if self._run else head.digest
         if (block.height, block.parent) != (head.number + 1 + len(self._run), parent):
             raise wire.InvalidMessage("not the blocks that were asked for")
         self._chain.check_seal(block)
         self._run.append(block)
-        if sum(len(each.payload) for each in self._run) > UNPROVEN_BYTES_MAX:
-            raise wire.InvalidMessage("too many blocks without a certificate")
         if proof is not None:
             epoch, network = self._chain.epochs[proof.epoch], self._chain.network
             certificate.verify_finalisation(
@@ -156,7 +157,7 @@ class Importer:
 
     def _next_job(self) -> Callable[[], Executed] | None:
         """The job of executing the first block of the proven run that was not executed here yet."""
-        self._run = [block for block in self._run if self._is_news(block)]
+        self._prune()
         for block in self._run:
             if self._pins.get(block.height, block.digest) != block.digest and not self._chain.epoch_ended(block.parent):
                 raise InvalidBlock(block.digest, "does not lead to the trusted checkpoint")
@@ -164,6 +165,10 @@ class Importer:
             if job is not None:
                 return job
         return None
+
+    def _prune(self) -> None:
+        """Own consensus may have moved our head since the run was begun, but only while we waited."""
+        self._run = [block for block in self._run if self._is_news(block)]
 
     def _is_news(self, block: Block) -> bool:
         """Not if this node's own part in consensus was faster, nor if the block's epoch has ended meanwhile."""

@@ -141,6 +141,8 @@ class Sync:
         """The checkpoint proves digests down to `anchor`; whether that is new."""
         lower = anchor is not None and self.anchor is not None and anchor < self.anchor
         self.anchor = anchor
+        if lower:  # one short answer shall not slow down all that follow
+            self.anchor_count = min(2 * max(1, self.anchor_count), BLOCKS_MAX)
         return lower
 
     @property

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain import store as store_module
-from chain.store import Store, StoredBlock, StoreError, VoteLog
+from chain.store import Store, StoredBlock, StoreError, VoteLog, mark_new
 from chain.types import FINALISE, NO_DIGEST, NOTARISE, TIMEOUT, Attestation, Block, Certificate, Vote
 
 MAP_SIZE = 1 << 24
@@ -179,3 +179,15 @@ def test_pruning_drops_exactly_what_is_not_above_the_finalised_view(
     store.close()
     assert {(each.epoch, each.view, each.kind) for each in votes} == {each for each in logged if each[:2] > final}
     assert {(each.epoch, each.view) for each in bodies} == {each[:2] for each in logged if each[:2] > final}
+
+
+def test_the_mark_of_a_new_key_is_gone_once_the_chain_has_begun(tmp_path: Path) -> None:
+    """Also if the process was killed right after it wrote the genesis: another database there would not be new."""
+    mark_new(tmp_path)
+    store = Store(tmp_path, MAP_SIZE)
+    store.write_genesis(stored(0))
+    assert store.vote_log().floor == (0, 0)
+    store.close()
+    mark_new(tmp_path)
+    Store(tmp_path, MAP_SIZE).close()
+    assert not (tmp_path / "new").exists()

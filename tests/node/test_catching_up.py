@@ -65,8 +65,8 @@ def test_blocks_under_one_certificate_are_caught_up_over_as_many_answers_as_it_t
 
 def test_blocks_that_nobody_certifies_are_held_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A validator that lies can sign blocks without end."""
-    written(tmp_path, "source", 40)
-    monkeypatch.setattr(importer, "UNPROVEN_BYTES_MAX", 20_000)
+    written(tmp_path, "source", 290)
+    monkeypatch.setattr(importer, "UNPROVEN_BYTES_MAX", 60_000)
     world = World(tmp_path)
     world.add("source")
     late = world.add("late")

@@ -96,6 +96,22 @@ def test_who_has_delivered_is_asked_before_a_stranger_that_promises_more() -> No
     assert request.peer == "honest"
 
 
+def test_one_short_answer_below_a_checkpoint_does_not_slow_down_what_follows() -> None:
+    sync = Sync(0, 0.0, anchor=10_000)
+    sync.announce("liar", 20_000)
+    for _ in range(7):
+        assert sync.next_request(0.0) is not None
+        assert sync.shorten()
+    asked = sync.next_request(0.0)
+    for _ in range(9):
+        assert asked is not None
+        assert sync.follow_anchor(asked.first - 1)
+        sync.answered(0, 0.0)
+        asked = sync.next_request(0.0)
+    assert asked is not None
+    assert asked.count == 128
+
+
 def test_large_blocks_below_a_checkpoint_are_asked_for_in_smaller_numbers_and_nobody_is_blamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
