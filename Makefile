@@ -53,7 +53,7 @@ demo: $(READY)
 	@$(BIN)/flnode demo $(DEMO)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -69,6 +69,7 @@ sim-campaign: $(READY)
 
 sweep: $(READY)
 	$(BIN)/python -P -m tests.learner.sweep --out build/sweep.txt
+
 soak: $(READY)
 	$(BIN)/python -m tests.network.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 

@@ -7,12 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 DEMO = [sys.executable, "-m", "cli.main", "demo"]
 LIMIT_S = 280
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: a Unix socket's name has room for 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as path:
+        yield Path(path)
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -37,8 +46,8 @@ def processes_that_name(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_no_process_and_no_file(tmp_path: Path, number: signal.Signals) -> None:
-    demo = start(tmp_path)
+def test_an_interrupted_demo_leaves_no_process_and_no_file(folder: Path, number: signal.Signals) -> None:
+    demo = start(folder)
     assert demo.stderr is not None
     assert "starting 7 nodes" in demo.stderr.readline()
     demo.send_signal(number)
@@ -46,13 +55,13 @@ def test_an_interrupted_demo_leaves_no_process_and_no_file(tmp_path: Path, numbe
     assert demo.returncode == 130
     assert errors.endswith("flnode: interrupted\n")
     assert "Traceback" not in errors
-    assert processes_that_name(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert processes_that_name(folder) == []
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.network
-def test_honest_work_is_paid_and_copied_or_missing_work_forfeits(tmp_path: Path) -> None:
-    demo = start(tmp_path, "--json", "--goal", "0.7", "--rounds-max", "8")
+def test_honest_work_is_paid_and_copied_or_missing_work_forfeits(folder: Path) -> None:
+    demo = start(folder, "--json", "--goal", "0.7", "--rounds-max", "8")
     output, errors = demo.communicate(timeout=LIMIT_S)
     assert demo.returncode == 0, errors
     report = json.loads(output)
@@ -66,14 +75,14 @@ def test_honest_work_is_paid_and_copied_or_missing_work_forfeits(tmp_path: Path)
         assert worker["earned_wei"] == str(rounds * reward if honest else 0)
         assert int(worker["forfeited_wei"]) == (0 if honest else rounds * stake)
     assert sorted(worker["behaviour"] for worker in report["workers"]) == ["copier", *["honest"] * 3, "lazy"]
-    assert processes_that_name(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert processes_that_name(folder) == []
+    assert list(folder.iterdir()) == []
 
 
-def test_a_demo_that_cannot_reach_its_nodes_says_so_and_cleans_up(tmp_path: Path) -> None:
-    demo = start(tmp_path, "--limit-s", "1")
+def test_a_demo_that_cannot_reach_its_nodes_says_so_and_cleans_up(folder: Path) -> None:
+    demo = start(folder, "--limit-s", "1")
     _, errors = demo.communicate(timeout=60)
     assert demo.returncode == 1
     assert "out of time; not up yet" in errors.splitlines()[-1]
-    assert processes_that_name(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert processes_that_name(folder) == []
+    assert list(folder.iterdir()) == []

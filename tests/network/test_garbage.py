@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from node.p2p.config import P2PConfig
 from node.p2p.host import Network, run_network
 from node.p2p.libp2p_noise import Identity
 from node.p2p.peers import parse_address
-from node.p2p.types import PeerConnected, RequestFailed
+from node.p2p.types import ConnectionEnded, PeerConnected, RequestFailed
 from tests.network.kit import LIMIT_S, SERVER, VALIDATORS, WORKERS, Net, network
 from tests.p2p.p2p_kit import stranger
 
@@ -93,10 +94,14 @@ async def strangers(nursery: trio.Nursery, address: str, hello: bytes) -> None:
         seed = bytes([number + 1]) * 32
         visitor = await stranger(nursery, target, seed)
         with trio.fail_after(LIMIT_S):
-            await visitor.session(Identity(seed).peer < place.peer, words)
+            session = visitor.session(Identity(seed).peer < place.peer, words)
             if words == hello:
+                await session
                 stream, _ = await visitor.open("/meshsub/1.1.0")
                 await stream.send(b"\x10" + bytes(range(1, 17)))
+            else:
+                with suppress(ConnectionEnded):  # perhaps before we have read what it says of itself
+                    await session
             await visitor.closed.wait()
     for noise in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 500, b""):
         async with await trio.open_tcp_stream(place.host, place.port) as tcp:
