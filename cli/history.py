@@ -68,7 +68,8 @@ def entries_of(event: schema.JobEvent, job: schema.JobSummary, address: str) -> 
                 what = f"left, free deposit {format_wei(detail['released'])} released"
                 yield msgspec.structs.replace(entry, what=what)
             case "Evicted":
-                yield msgspec.structs.replace(entry, what="no longer enrolled: the deposit is below one stake")
+                why = "it did not commit" if detail["absent"] == "True" else "the deposit is below one stake"
+                yield msgspec.structs.replace(entry, what=f"no longer enrolled: {why}")
             case "SeatSettled":
                 wei = int(detail["earned"]) - int(detail["forfeited"])
                 what = "paid for the round" if wei > 0 else "stake forfeited" if wei < 0 else "stake returned"

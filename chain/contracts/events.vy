@@ -76,6 +76,7 @@ event Left:
 event Evicted:
     job: indexed(uint256)
     worker: indexed(address)
+    absent: bool
 
 
 event RoundOpened:
@@ -191,6 +192,32 @@ event SeatSettled:
     attempt: uint256
     earned: uint256
     forfeited: uint256
+
+
+event SponsorWanted:
+    job: indexed(uint256)
+    worker: indexed(address)
+
+
+event Sponsored:
+    job: indexed(uint256)
+    worker: indexed(address)
+    sponsor: indexed(address)
+    amount: uint256
+
+
+event Unsponsored:
+    job: indexed(uint256)
+    worker: indexed(address)
+    sponsor: indexed(address)
+    amount: uint256
+
+
+event DebtRepaid:
+    job: indexed(uint256)
+    worker: indexed(address)
+    sponsor: indexed(address)
+    amount: uint256
 
 
 event Withdrawn:

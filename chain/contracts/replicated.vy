@@ -1,6 +1,6 @@
 # pragma version 0.4.3
 # pragma evm-version cancun
-# pragma optimize gas
+# pragma optimize codesize
 """
 @title Replicated jobs
 @license Apache-2.0
@@ -30,8 +30,9 @@
      valid only with a quorum of attestations beside it. Hence nothing else may emit these logs, and nothing may emit
      them without the checks of `reveal` and `resolve`.
 
-     Money, to the wei: balance == escrowed + reserved + free + locked + owed (`books`); what was burned has left.
-     Reserved are the rewards of slots, the audit fees of rounds that are not decided, and bonds of open appeals.
+     Money, to the wei: balance == escrowed + reserved + free + locked + owed + offered (`books`); what was burned has
+     left. Reserved are the rewards of slots, the audit fees of rounds that are not decided, and bonds of open appeals.
+     What a worker owes its sponsor is no money: it says whose the worker's next money is.
 """
 
 # --- imports and interfaces ---
@@ -88,6 +89,7 @@ DRAWN: constant(uint256) = 1
 COMMITTED: constant(uint256) = 2
 REVEALED: constant(uint256) = 3
 SEAT_SETTLED: constant(uint256) = 4
+ABSENT: constant(uint256) = 5  # settled, of a worker that did not commit
 
 
 # of an attempt's audit; 0 means that there was none
@@ -148,6 +150,14 @@ struct Enrolment:
     free: uint256  # wei of deposit that is not locked
     head: uint256  # unsettled seats are head .. tail - 1 of the worker's queue
     tail: uint256
+    since: uint256  # tail when it enrolled
+
+
+struct Sponsorship:
+    wanted: bool  # the worker has asked, and nobody has offered since
+    sponsor: address
+    offered: uint256  # wei that wait for the worker to enrol
+    owed: uint256  # wei that the worker has taken as deposit and not repaid
 
 
 struct Books:
@@ -156,6 +166,7 @@ struct Books:
     free: uint256
     locked: uint256
     owed: uint256
+    offered: uint256
     burned: uint256
 
 
@@ -183,6 +194,12 @@ balance_of: public(HashMap[address, uint256])
 
 books: public(Books)
 
+# whether workers may ask for sponsors; the network file says it, nothing changes it
+sponsors: public(bool)
+
+# job -> worker -> who puts its deposit, and what it owes for that
+sponsorships: HashMap[uint256, HashMap[address, Sponsorship]]
+
 
 # --- external functions, for owners ---
 
@@ -201,7 +218,7 @@ def post(manifest: bytes32, base: bytes32, update_size: uint256, seed: bytes32, 
     @return Number of the job.
     """
     terms_rules._check(terms)
-    assert 1 <= update_size and update_size <= UPDATE_SIZE_MAX, "replicated: update size out of range"
+    assert 1 <= update_size and update_size <= UPDATE_SIZE_MAX, "update size out of range"
     self.jobs_count += 1
     job: uint256 = self.jobs_count
     self.jobs[job].owner = msg.sender
@@ -253,7 +270,7 @@ def top_up(job: uint256, rounds: uint256):
     """
     self._require_open(job)
     rounds_max: uint256 = self.jobs[job].terms.rounds_max
-    assert 1 <= rounds and rounds <= terms_rules.ROUNDS_MAX - rounds_max, "replicated: rounds out of range"
+    assert 1 <= rounds and rounds <= terms_rules.ROUNDS_MAX - rounds_max, "rounds out of range"
     self._take_escrow(job, rounds)
     self.jobs[job].terms.rounds_max = rounds_max + rounds
     log events.JobToppedUp(job=job, rounds_max=rounds_max + rounds)
@@ -267,7 +284,7 @@ def cancel(job: uint256):
     @param job Number of the job.
     """
     self._require_open(job)
-    assert msg.sender == self.jobs[job].owner, "replicated: only the owner may cancel"
+    assert msg.sender == self.jobs[job].owner, "only the owner may cancel"
     self.jobs[job].cancelled = True
     log events.JobCancelled(job=job)
     if self.jobs[job].state == WAITING:
@@ -283,20 +300,24 @@ def enrol(job: uint256):
     @notice Join the workers that slots are drawn from, or add to the deposit. Opens a round if the job waits for
             workers; one that is enrolled already may call for that with no value.
     @dev Reverts if the free deposit is then below one stake. A worker whose free deposit is below one stake when drawn
-         is evicted: deposit a stake for every round that may be unsettled at a time.
+         is evicted: deposit a stake for every round that may be unsettled at a time. What a sponsor offers is taken.
     @param job Number of a job that has not ended and is not cancelled, before its deadline.
     """
     self._require_open(job)
-    assert block.timestamp < self.jobs[job].terms.deadline, "replicated: deadline has passed"
+    assert block.timestamp < self.jobs[job].terms.deadline, "deadline has passed"
     if self.enrolments[job][msg.sender].position == 0:
         self.enrolled[job][self.enrolled_count[job]] = msg.sender
         self.enrolled_count[job] += 1
         self.enrolments[job][msg.sender].position = self.enrolled_count[job]
+        self.enrolments[job][msg.sender].since = self.enrolments[job][msg.sender].tail
     self._settle_seats(job, msg.sender, SETTLE_BESIDE)
-    free: uint256 = self.enrolments[job][msg.sender].free + msg.value
-    assert free >= self.jobs[job].terms.stake, "replicated: deposit below one stake"
+    added: uint256 = msg.value + self._take_offer(job, msg.sender)
+    if added > msg.value:
+        self.sponsorships[job][msg.sender].owed = added - msg.value
+    free: uint256 = self.enrolments[job][msg.sender].free + added
+    assert free >= self.jobs[job].terms.stake, "deposit below one stake"
     self.enrolments[job][msg.sender].free = free
-    self.books.free += msg.value
+    self.books.free += added
     log events.Enrolled(job=job, worker=msg.sender, free=free)
     if self.jobs[job].state == WAITING and self.enrolled_count[job] >= self.jobs[job].terms.workers_min:
         self._open_round(job)
@@ -310,7 +331,7 @@ def leave(job: uint256):
     @dev Reverts unless the caller is enrolled.
     @param job Number of the job.
     """
-    assert self.enrolments[job][msg.sender].position > 0, "replicated: not enrolled"
+    assert self.enrolments[job][msg.sender].position > 0, "not enrolled"
     self._settle_seats(job, msg.sender, SETTLE_BESIDE)
     self._leave(job, msg.sender)
 
@@ -328,10 +349,10 @@ def commit(job: uint256, round: uint256, attempt: uint256, ciphertext: bytes32, 
     @param s_hash keccak256(S), S the mask.
     """
     key: bytes32 = self._key(job, round, attempt)
-    assert self.rounds[key].phase == COMMIT, "replicated: round takes no commits"
+    assert self.rounds[key].phase == COMMIT, "round takes no commits"
     state: uint256 = self.seats[key][msg.sender].state
-    assert state > 0, "replicated: caller holds no slot"
-    assert state == DRAWN, "replicated: already committed"
+    assert state > 0, "caller holds no slot"
+    assert state == DRAWN, "already committed"
     self.seats[key][msg.sender] = Seat(
         state=COMMITTED, ciphertext=ciphertext, r_hash=r_hash, s_hash=s_hash, update=empty(bytes32)
     )
@@ -370,14 +391,14 @@ def reveal(
     """
     key: bytes32 = self._key(job, round, attempt)
     phase: uint256 = self.rounds[key].phase
-    assert REVEAL <= phase and phase <= SETTLED, "replicated: round takes no reveals"
+    assert REVEAL <= phase and phase <= SETTLED, "round takes no reveals"
     seat: Seat = self.seats[key][msg.sender]
-    assert seat.state >= COMMITTED, "replicated: caller has not committed"
-    assert seat.state == COMMITTED, "replicated: already revealed"
-    assert keccak256(r) == seat.r_hash, "replicated: r is not the committed one"
-    assert keccak256(mask) == seat.s_hash, "replicated: mask is not the committed one"
+    assert seat.state >= COMMITTED, "caller has not committed"
+    assert seat.state == COMMITTED, "already revealed"
+    assert keccak256(r) == seat.r_hash, "r is not the committed one"
+    assert keccak256(mask) == seat.s_hash, "mask is not the committed one"
     ctx: bytes32 = mask_rules._context(job, round, attempt, msg.sender)
-    assert mask_rules._signed_by(msg.sender, ctx, r, mask), "replicated: mask is not the caller's signature"
+    assert mask_rules._signed_by(msg.sender, ctx, r, mask), "mask is not the caller's signature"
     self.seats[key][msg.sender].state = REVEALED
     self.seats[key][msg.sender].update = update_digest
     self.rounds[key].reveals += 1
@@ -411,16 +432,66 @@ def withdraw(job: uint256):
     @dev Sends nothing, and does not revert, if nothing is owed.
     @param job Number of the job.
     """
-    self._require_posted(job)
-    self._settle_seats(job, msg.sender, SETTLE_MAX)
-    if self.jobs[job].state == ENDED and self.enrolments[job][msg.sender].position > 0:
-        self._leave(job, msg.sender)
+    self._settle_all(job, msg.sender)
     amount: uint256 = self.balance_of[msg.sender]
     if amount > 0:
         self.balance_of[msg.sender] = 0
         self.books.owed -= amount
         log events.Withdrawn(account=msg.sender, amount=amount)
         raw_call(msg.sender, b"", value=amount)
+
+
+# --- external functions, for sponsors and those who want one ---
+
+@external
+def ask_sponsor(job: uint256):
+    """
+    @notice Ask for somebody to put the caller's deposit in a job. The caller enrols by itself once somebody has.
+    @dev Reverts where the network has no sponsors. Asking again changes nothing.
+    @param job Number of a job that has not ended and is not cancelled.
+    """
+    assert self.sponsors, "sponsors are off"
+    self._require_open(job)
+    self.sponsorships[job][msg.sender].wanted = True
+    log events.SponsorWanted(job=job, worker=msg.sender)
+
+
+@external
+@payable
+def sponsor(job: uint256, worker: address):
+    """
+    @notice Offer the value as a worker's deposit. The worker takes it by enrolling and then owes it: of all that the job
+            credits to the worker from then on, rewards and released deposit, the sponsor is repaid first. Stakes that
+            the worker forfeits are lost to the sponsor as far as the worker earns no more.
+    @dev Reverts unless the worker has asked since the last offer, if it owes a sponsor, and below one stake.
+    @param job Number of a job that has not ended and is not cancelled.
+    @param worker Who has asked.
+    """
+    self._require_open(job)
+    known: Sponsorship = self.sponsorships[job][worker]
+    assert known.wanted and known.offered + known.owed == 0, "no sponsor is wanted"
+    assert msg.value > 0 and msg.value >= self.jobs[job].terms.stake, "offer below a stake"
+    known.wanted = False
+    known.sponsor = msg.sender
+    known.offered = msg.value
+    self.sponsorships[job][worker] = known
+    self.books.offered += msg.value
+    log events.Sponsored(job=job, worker=worker, sponsor=msg.sender, amount=msg.value)
+
+
+@external
+def unsponsor(job: uint256, worker: address):
+    """
+    @notice Take back an offer that the worker has not taken; the caller may withdraw it.
+    @dev Reverts unless there is such an offer of the caller.
+    @param job Number of the job.
+    @param worker To whom it was made.
+    """
+    amount: uint256 = self.sponsorships[job][worker].offered
+    assert amount > 0 and self.sponsorships[job][worker].sponsor == msg.sender, "no offer of yours"
+    self._take_offer(job, worker)
+    self._credit(msg.sender, amount)
+    log events.Unsponsored(job=job, worker=worker, sponsor=msg.sender, amount=amount)
 
 
 # --- external functions, for anyone ---
@@ -439,8 +510,8 @@ def appeal(job: uint256, round: uint256, attempt: uint256):
     """
     key: bytes32 = self._key(job, round, attempt)
     open: bool = self.rounds[key].phase == REVEAL and block.timestamp < self._appeals_end(job, key)
-    assert open, "replicated: no appeal is open"
-    assert msg.value == self.jobs[job].terms.appeal_bond, "replicated: not the bond's value"
+    assert open, "no appeal is open"
+    assert msg.value == self.jobs[job].terms.appeal_bond, "not the bond's value"
     self.books.reserved += msg.value
     self.rounds[key].grace_until = 0
     self._open_audit(job, round, attempt, APPEALED, msg.sender)
@@ -459,7 +530,7 @@ def resolve(job: uint256, round: uint256, attempt: uint256, update_digest: bytes
     @param update_digest Blob digest of the true update.
     """
     key: bytes32 = self._key(job, round, attempt)
-    assert self.rounds[key].phase == AUDIT, "replicated: round has no audit"
+    assert self.rounds[key].phase == AUDIT, "round has no audit"
     log events.Audited(
         job=job,
         round=round,
@@ -492,12 +563,12 @@ def finalise(job: uint256, round: uint256, attempt: uint256, stop: bool):
     @param stop End the job with this round; only the owner may.
     """
     key: bytes32 = self._key(job, round, attempt)
-    assert self.rounds[key].phase == REVEAL, "replicated: round takes no finalise"
-    assert self.rounds[key].grace_until > 0, "replicated: no majority"
-    assert block.timestamp >= self._appeals_end(job, key), "replicated: appeals may come"
+    assert self.rounds[key].phase == REVEAL, "round takes no finalise"
+    assert self.rounds[key].grace_until > 0, "no majority"
+    assert block.timestamp >= self._appeals_end(job, key), "appeals may come"
     if msg.sender != self.jobs[job].owner:
-        assert not stop, "replicated: only the owner may stop"
-        assert block.timestamp >= self.rounds[key].grace_until, "replicated: grace has not passed"
+        assert not stop, "only the owner may stop"
+        assert block.timestamp >= self.rounds[key].grace_until, "grace has not passed"
     self._finalise(job, round, attempt, stop)
 
 
@@ -512,8 +583,8 @@ def expire(job: uint256, round: uint256, attempt: uint256):
     """
     key: bytes32 = self._key(job, round, attempt)
     self._require_not_closed(key)
-    assert block.timestamp >= self.rounds[key].deadline, "replicated: deadline has not passed"
-    assert self.rounds[key].last_call_until == 0, "replicated: last call was granted"
+    assert block.timestamp >= self.rounds[key].deadline, "deadline has not passed"
+    assert self.rounds[key].last_call_until == 0, "last call was granted"
     until: uint256 = block.timestamp + self.jobs[job].terms.last_call_s
     self.rounds[key].last_call_until = until
     log events.LastCall(job=job, round=round, attempt=attempt, until=until)
@@ -533,8 +604,8 @@ def close(job: uint256, round: uint256, attempt: uint256):
     key: bytes32 = self._key(job, round, attempt)
     self._require_not_closed(key)
     last_call_until: uint256 = self.rounds[key].last_call_until
-    assert last_call_until > 0, "replicated: no last call was granted"
-    assert block.timestamp >= last_call_until, "replicated: last call has not passed"
+    assert last_call_until > 0, "no last call was granted"
+    assert block.timestamp >= last_call_until, "last call has not passed"
     phase: uint256 = self.rounds[key].phase
     if phase == SETTLED:
         self._close(job, round, attempt)
@@ -543,7 +614,7 @@ def close(job: uint256, round: uint256, attempt: uint256):
     elif phase == AUDIT:
         self._lapse(job, round, attempt)
     else:
-        assert self.rounds[key].grace_until == 0, "replicated: finalise first"
+        assert self.rounds[key].grace_until == 0, "finalise first"
         if self._needs_audit(job, key):
             self._open_audit(job, round, attempt, UNDECIDED, empty(address))
         else:
@@ -558,20 +629,20 @@ def end(job: uint256):
     @param job Number of the job.
     """
     self._require_open(job)
-    assert self.jobs[job].state == WAITING, "replicated: a round is open"
-    assert block.timestamp >= self.jobs[job].terms.deadline, "replicated: deadline has not passed"
+    assert self.jobs[job].state == WAITING, "a round is open"
+    assert block.timestamp >= self.jobs[job].terms.deadline, "deadline has not passed"
     self._end(job, DEADLINE)
 
 
 @external
 def settle(job: uint256, worker: address):
     """
-    @notice Settle up to 8 decided seats of a worker, oldest first.
+    @notice Settle up to 8 decided seats of a worker, oldest first. If the job has ended, its free deposit is released
+            too, so that a sponsor need not wait for the worker.
     @param job Number of the job.
     @param worker Whose seats.
     """
-    self._require_posted(job)
-    self._settle_seats(job, worker, SETTLE_MAX)
+    self._settle_all(job, worker)
 
 
 # --- views ---
@@ -625,6 +696,15 @@ def enrolment(job: uint256, worker: address) -> Enrolment:
 
 @external
 @view
+def sponsorship(job: uint256, worker: address) -> Sponsorship:
+    """
+    @notice Whether a worker wants a sponsor, what one offers, and what it owes.
+    """
+    return self.sponsorships[job][worker]
+
+
+@external
+@view
 def enrolled_at(job: uint256, index: uint256) -> address:
     """
     @notice The enrolled worker at one place, 0 .. enrolled_count - 1; zero past the end. Places change.
@@ -637,22 +717,22 @@ def enrolled_at(job: uint256, index: uint256) -> address:
 @internal
 @view
 def _require_posted(job: uint256):
-    assert self.jobs[job].state > 0, "replicated: no such job"
+    assert self.jobs[job].state > 0, "no such job"
 
 
 @internal
 @view
 def _require_open(job: uint256):
     self._require_posted(job)
-    assert self.jobs[job].state != ENDED, "replicated: job has ended"
-    assert not self.jobs[job].cancelled, "replicated: job is cancelled"
+    assert self.jobs[job].state != ENDED, "job has ended"
+    assert not self.jobs[job].cancelled, "job is cancelled"
 
 
 @internal
 @view
 def _require_not_closed(key: bytes32):
     phase: uint256 = self.rounds[key].phase
-    assert COMMIT <= phase and phase <= SETTLED, "replicated: round is not open"
+    assert COMMIT <= phase and phase <= SETTLED, "round is not open"
 
 
 @internal
@@ -679,7 +759,7 @@ def _open_round(job: uint256):
     attempt: uint256 = self.jobs[job].attempt
     if round == 1 and attempt == 1:
         self.jobs[job].entropy = block.prevhash
-    slots: uint256 = self._draw(job, terms.slots, terms.stake)
+    slots: uint256 = self._draw(job, terms.slots, terms.stake, terms.workers_min)
     if slots < terms.workers_min:
         self.jobs[job].state = WAITING
         log events.JobWaiting(job=job, enrolled=self.enrolled_count[job])
@@ -713,10 +793,12 @@ def _open_round(job: uint256):
 
 
 @internal
-def _draw(job: uint256, slots: uint256, stake: uint256) -> uint256:
+def _draw(job: uint256, slots: uint256, stake: uint256, workers_min: uint256) -> uint256:
     """
     @notice Bring up to `slots` workers that can cover a stake to the front of the array, chosen by the job's entropy:
             the first steps of a Fisher-Yates shuffle. If no more are enrolled than there are slots, all are taken.
+            Who did not commit when it was drawn last is evicted, as long as enough others are enrolled: it has to
+            enrol again before it may delay another round.
     @return How many were drawn.
     """
     drawn: uint256 = 0
@@ -730,14 +812,29 @@ def _draw(job: uint256, slots: uint256, stake: uint256) -> uint256:
             place += convert(keccak256(abi_encode(entropy, job, step)), uint256) % (count - drawn)
         worker: address = self.enrolled[job][place]
         self._settle_seats(job, worker, SETTLE_BESIDE)
-        if self.enrolments[job][worker].free < stake:
-            log events.Evicted(job=job, worker=worker)
+        absent: bool = count > workers_min and self._was_absent(job, worker)
+        if absent or self.enrolments[job][worker].free < stake:
+            log events.Evicted(job=job, worker=worker, absent=absent)
             self._remove(job, worker)
         else:
             self._put(job, place, self.enrolled[job][drawn])
             self._put(job, drawn, worker)
             drawn += 1
     return drawn
+
+
+@internal
+@view
+def _was_absent(job: uint256, worker: address) -> bool:
+    """
+    @notice Whether a worker did not commit when it was drawn last, since it enrolled.
+    """
+    tail: uint256 = self.enrolments[job][worker].tail
+    if tail == self.enrolments[job][worker].since:
+        return False
+    packed: uint256 = self.queues[job][worker][tail - 1]
+    state: uint256 = self.seats[self._key(job, packed // 256, packed % 256)][worker].state
+    return state == DRAWN or state == ABSENT
 
 
 @internal
@@ -1049,7 +1146,7 @@ def _remove(job: uint256, worker: address):
     self.enrolments[job][worker].position = 0
     self.enrolments[job][worker].free = 0
     self.books.free -= released
-    self._credit(worker, released)
+    self._pay(job, worker, released)
 
 
 # --- internal functions: money ---
@@ -1062,7 +1159,7 @@ def _take_escrow(job: uint256, rounds: uint256):
     """
     round_max: uint256 = self.jobs[job].terms.reward * self.jobs[job].terms.slots + self.jobs[job].terms.audit_fee
     price: uint256 = round_max * rounds
-    assert msg.value == price, "replicated: value is not (reward * slots + audit fee) * rounds"
+    assert msg.value == price, "value is not (reward * slots + audit fee) * rounds"
     self.jobs[job].escrow += price
     self.books.escrowed += price
 
@@ -1091,6 +1188,45 @@ def _burn(amount: uint256):
     if amount > 0:
         self.books.burned += amount
         send(empty(address), amount)
+
+
+@internal
+def _take_offer(job: uint256, worker: address) -> uint256:
+    """
+    @notice Take what a sponsor offers off the books.
+    @return How much that is.
+    """
+    amount: uint256 = self.sponsorships[job][worker].offered
+    if amount > 0:
+        self.sponsorships[job][worker].offered = 0
+        self.books.offered -= amount
+    return amount
+
+
+@internal
+def _pay(job: uint256, worker: address, amount: uint256):
+    """
+    @notice Credit to a worker what a job gives it, less what it owes its sponsor there, who is credited that.
+    """
+    owed: uint256 = self.sponsorships[job][worker].owed
+    repaid: uint256 = min(owed, amount)
+    if repaid > 0:
+        self.sponsorships[job][worker].owed = owed - repaid
+        sponsor: address = self.sponsorships[job][worker].sponsor
+        self._credit(sponsor, repaid)
+        log events.DebtRepaid(job=job, worker=worker, sponsor=sponsor, amount=repaid)
+    self._credit(worker, amount - repaid)
+
+
+@internal
+def _settle_all(job: uint256, worker: address):
+    """
+    @notice Settle up to 8 seats of a worker; if the job has ended, release its free deposit too.
+    """
+    self._require_posted(job)
+    self._settle_seats(job, worker, SETTLE_MAX)
+    if self.jobs[job].state == ENDED and self.enrolments[job][worker].position > 0:
+        self._leave(job, worker)
 
 
 @internal
@@ -1138,7 +1274,7 @@ def _settle_seat(job: uint256, round: uint256, attempt: uint256, worker: address
             earned = self.jobs[job].terms.reward
     else:
         return False, 0
-    self.seats[key][worker].state = SEAT_SETTLED
+    self.seats[key][worker].state = ABSENT if state == DRAWN else SEAT_SETTLED
     stake: uint256 = self.jobs[job].terms.stake
     forfeited: uint256 = 0 if keeps else stake
     self.books.locked -= stake
@@ -1146,9 +1282,9 @@ def _settle_seat(job: uint256, round: uint256, attempt: uint256, worker: address
     if keeps and self.enrolments[job][worker].position > 0:
         self.enrolments[job][worker].free += stake
         self.books.free += stake
-        self._credit(worker, earned)
+        self._pay(job, worker, earned)
     elif keeps:
-        self._credit(worker, earned + stake)
+        self._pay(job, worker, earned + stake)
     log events.SeatSettled(
         job=job, round=round, worker=worker, attempt=attempt, earned=earned, forfeited=forfeited
     )

@@ -222,7 +222,7 @@ def test_a_call_returns_data_and_leaves_no_trace(told: tuple[Chain, list[Log]]) 
 
 def test_a_reverted_call_gives_reason_and_data(told: tuple[Chain, list[Log]]) -> None:
     chain, _ = told
-    words = b"replicated: not a slot holder"
+    words = b"not a slot holder"
     data = (
         keccak(b"Error(string)")[:4]
         + (32).to_bytes(32, "big")

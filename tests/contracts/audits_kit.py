@@ -79,7 +79,7 @@ AUDIT_REFUSALS: list[tuple[str, Refusal]] = []
 
 def refusal(reason: str) -> Callable[[Refusal], Refusal]:
     def register(story: Refusal) -> Refusal:
-        AUDIT_REFUSALS.append((f"replicated: {reason}", story))
+        AUDIT_REFUSALS.append((f"{reason}", story))
         return story
 
     return register

@@ -7,6 +7,7 @@ It knows nothing of the model beside the contract: where both are wrong in the s
 * A round that is being audited waits; then the verdict's update is paid, and no other, whatever has a majority.
 * An audit is paid once, by who was wrong about it: by an appellant, else by the job's owner.
 * In a void round who did what was asked is made whole, who withheld forfeits.
+* A sponsor is repaid before the worker, never more than it put; what a worker holds of a sponsor's is the sponsor's.
 * Once all is withdrawn, everybody has what it put in, with what it earned, without what it forfeited or paid.
 """
 
@@ -67,6 +68,8 @@ class Bookkeeper:
         self.rounds: dict[Place, Seen] = {}
         self.settled: set[tuple[Place, bytes]] = set()
         self.due: dict[bytes, int] = defaultdict(int)  # put in + earned - forfeited - paid, not yet withdrawn
+        self.offers: dict[tuple[int, bytes], tuple[bytes, int]] = {}  # (job, worker) -> sponsor, wei
+        self.debts: dict[tuple[int, bytes], tuple[bytes, int]] = {}  # likewise, once taken: what is not repaid
 
     @property
     def held(self) -> int:
@@ -122,6 +125,8 @@ class Bookkeeper:
                 self._audit(event, self.rounds[event.job, event.round, event.attempt])
             case b.SeatSettled():
                 self._seat(event)
+            case b.Sponsored() | b.Unsponsored() | b.Enrolled() | b.DebtRepaid():
+                self._sponsor(event)
             case b.Withdrawn():
                 self.withdrawn += event.amount
                 self.due[event.account] -= event.amount
@@ -144,6 +149,28 @@ class Bookkeeper:
                     self.burned += terms.appeal_bond - terms.audit_fee
                 else:
                     self.due[self.owners[event.job]] -= terms.audit_fee
+
+    def _sponsor(self, event: Event) -> None:
+        """A sponsor's wei are the worker's from when it enrols until they are repaid."""
+        place = (event.job, event.worker)
+        match event:
+            case b.Sponsored():
+                assert place not in self.offers, "a second offer"
+                assert self.debts.get(place, (b"", 0))[1] == 0, "a second debt"
+                self.offers[place] = (event.sponsor, event.amount)
+            case b.Unsponsored():
+                assert self.offers.pop(place) == (event.sponsor, event.amount), "took back what it had not offered"
+            case b.Enrolled() if place in self.offers:
+                sponsor, amount = self.debts[place] = self.offers.pop(place)
+                self.due[sponsor] -= amount
+                self.due[event.worker] += amount
+            case b.DebtRepaid():
+                sponsor, owed = self.debts[place]
+                assert event.sponsor == sponsor, "repaid to another"
+                assert 0 < event.amount <= owed, "repaid what was not owed"
+                self.debts[place] = (sponsor, owed - event.amount)
+                self.due[sponsor] += event.amount
+                self.due[event.worker] -= event.amount
 
     def _seat(self, event: b.SeatSettled) -> None:
         place = (event.job, event.round, event.attempt)

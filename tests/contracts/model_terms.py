@@ -34,4 +34,4 @@ def check_terms(terms: Terms, now: int) -> None:
 
 def need(holds: bool, reason: str) -> None:
     if not holds:
-        raise Refused(f"replicated: {reason}")
+        raise Refused(f"{reason}")

@@ -21,7 +21,7 @@ from chain.contracts.calls import Call
 from tests.contracts.audits_kit import ALWAYS, APPEALS, BOND, alone, appeal, resolve, three
 from tests.contracts.bookkeeper import Bookkeeper
 from tests.contracts.evm_harness import CODE_MAX, Done, Reverted
-from tests.contracts.world import BAD, GOOD, OWNER, STRANGER, WORKERS, World, secrets
+from tests.contracts.world import BAD, GOOD, OWNER, REWARD, STAKE, STRANGER, WORKERS, World, secrets
 
 SOURCES = Path(chain.contracts.__file__).parent
 FIRST, SECOND, THIRD = WORKERS[:3]
@@ -126,7 +126,7 @@ def the_first_to_reveal_wins(world: Watched) -> None:
     world.do(OWNER, b.finalise(job, 1, 1, False))
 
 
-@mutant('assert seat.state == COMMITTED, "replicated: already revealed"', "pass", "a second reveal")
+@mutant('assert seat.state == COMMITTED, "already revealed"', "pass", "a second reveal")
 def one_slot_votes_twice(world: Watched) -> None:
     job = world.committed()
     world.reveal(job, {FIRST: BAD})
@@ -134,7 +134,7 @@ def one_slot_votes_twice(world: Watched) -> None:
 
 
 @mutant(
-    'assert REVEAL <= phase and phase <= SETTLED, "replicated: round takes no reveals"',
+    'assert REVEAL <= phase and phase <= SETTLED, "round takes no reveals"',
     "assert phase > 0",
     "a reveal while others may still commit",
 )
@@ -146,7 +146,7 @@ def a_reveal_comes_before_all_have_committed(world: Watched) -> None:
 
 
 @mutant(
-    """assert mask_rules._signed_by(msg.sender, ctx, r, mask), "replicated: mask is not the caller's signature\"""",
+    """assert mask_rules._signed_by(msg.sender, ctx, r, mask), "mask is not the caller's signature\"""",
     "pass",
     "paid for a copied commit",
 )
@@ -174,6 +174,21 @@ def what_was_not_spent_stays_where_it_is(world: Watched) -> None:
     world.do(OWNER, b.cancel(job))
     world.do(OWNER, b.withdraw(job))
     world.bookkeeper.check_all_is_over()
+
+
+# ---- drawing ----
+
+
+@mutant("absent: bool = count > workers_min and self._was_absent(job, worker)", "absent: bool = False", "delayed twice")
+def a_dead_worker_delays_every_round(world: Watched) -> None:
+    job = world.post(workers_min=2)
+    world.enrol(job, 3)
+    absent, *others = world.slots
+    world.commit(job, workers=others)
+    world.expire_and_close(job)
+    world.reveal(job, dict.fromkeys(others, GOOD))
+    world.do(OWNER, b.finalise(job, 1, 1, False))
+    assert absent not in world.slots, "delayed twice"
 
 
 # ---- audits ----
@@ -270,7 +285,7 @@ def a_lie_that_was_found_out_costs_nothing(world: Watched) -> None:
 
 
 @mutant(
-    'assert block.timestamp >= self._appeals_end(job, key), "replicated: appeals may come"',
+    'assert block.timestamp >= self._appeals_end(job, key), "appeals may come"',
     "pass",
     "paid before anybody could appeal",
 )
@@ -303,13 +318,78 @@ def a_job_whose_escrow_is_spent_can_not_be_ended(world: Watched) -> None:
     world.expire_and_close(job)
 
 
+@mutant("self._pay(job, worker, released)", "self._credit(worker, released)", "the worker has it")
+def a_worker_leaves_with_its_sponsors_deposit(world: Watched) -> None:
+    job = world.post()
+    world.sponsor(job, FIRST, 2 * STAKE)
+    world.do(FIRST, b.enrol(job, 0))
+    world.do(FIRST, b.leave(job))
+    assert world.owed(FIRST) == 0, "the worker has it"
+
+
+@mutant(
+    "self.books.free += stake\n        self._pay(job, worker, earned)",
+    "self.books.free += stake\n        self._credit(worker, earned)",
+    "paid before its sponsor",
+)
+def a_worker_keeps_its_rewards_and_its_debt(world: Watched) -> None:
+    job = sponsored_round(world)
+    world.do(STRANGER, b.settle(job, FIRST))
+    assert world.owed(FIRST) == REWARD - 2 * STAKE, "paid before its sponsor"
+
+
+@mutant("self.sponsorships[job][worker].owed = owed - repaid", "pass", "repaid what was not owed")
+def a_sponsor_is_repaid_twice(world: Watched) -> None:
+    job = sponsored_round(world)
+    world.do(STRANGER, b.settle(job, FIRST))
+    world.do(FIRST, b.leave(job))
+
+
+@mutant("        self.sponsorships[job][worker].offered = 0\n", "", "took back what it had not offered")
+def an_offer_that_was_taken_is_taken_back_too(world: Watched) -> None:
+    job = world.post()
+    world.sponsor(job, FIRST, 2 * STAKE)
+    world.sponsor(job, SECOND, 2 * STAKE)
+    world.do(FIRST, b.enrol(job, 0))
+    try:
+        world.do(OWNER, b.unsponsor(job, FIRST))
+    except KeyError:
+        raise AssertionError("took back what it had not offered") from None
+
+
+@mutant(
+    "self._settle_seats(job, worker, SETTLE_MAX)\n    if self.jobs[job].state == ENDED and",
+    "self._settle_seats(job, worker, SETTLE_MAX)\n    if worker == msg.sender and self.jobs[job].state == ENDED and",
+    "a sponsor waits for its worker for ever",
+)
+def a_worker_that_is_gone_locks_its_sponsors_money(world: Watched) -> None:
+    job = world.post()
+    world.sponsor(job, FIRST, 2 * STAKE)
+    world.do(FIRST, b.enrol(job, 0))
+    world.do(OWNER, b.cancel(job))
+    world.do(OWNER, b.settle(job, FIRST))
+    assert world.debt(job, FIRST).owed == 0, "a sponsor waits for its worker for ever"
+
+
+def sponsored_round(world: Watched) -> int:
+    """A round that FIRST, with a deposit of its sponsor's alone, has won with the others."""
+    job = world.post()
+    world.sponsor(job, FIRST, 2 * STAKE)
+    world.do(FIRST, b.enrol(job, 0))
+    world.enrol(job, [SECOND, THIRD])
+    world.commit(job)
+    world.reveal(job, dict.fromkeys(WORKERS[:3], GOOD))
+    world.do(OWNER, b.finalise(job, 1, 1, False))
+    return job
+
+
 def compiled(old: str, new: str) -> bytes:
-    """The contract's code with one passage changed; unoptimised, which is faster to compile."""
+    """The contract's code with one passage changed, optimised for size: it has to fit."""
     compiler = pytest.importorskip("vyper.compiler", reason="the Vyper compiler is a development extra")
     bundle = pytest.importorskip("vyper.compiler.input_bundle")
     source = (SOURCES / "replicated.vy").read_text()
     assert source.count(old) == 1, old
-    text = source.replace(old, new).replace("# pragma optimize gas", "# pragma optimize none")
+    text = source.replace(old, new).replace("# pragma optimize codesize", "# pragma optimize none")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # unoptimised, it is larger than a contract may be
         output = compiler.compile_code(

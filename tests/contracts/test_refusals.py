@@ -109,134 +109,134 @@ for _reason, _changes in (
     ("grace over 365 days", {"grace_s": WINDOW_MAX_S + 1}),
     ("deadline has passed", {"deadline": TERMS.deadline - DAY}),
 ):
-    refusal(f"replicated: {_reason}")(post_with(**_changes))
+    refusal(f"{_reason}")(post_with(**_changes))
 
 
-@refusal("replicated: update size out of range")
+@refusal("update size out of range")
 def post_an_empty_update(world: World) -> None:
     world.do(OWNER, b.post(MANIFEST, BASE, 0, SEED, TERMS))
 
 
-@refusal("replicated: update size out of range")
+@refusal("update size out of range")
 def post_an_update_above_what_a_learner_takes(world: World) -> None:
     world.do(OWNER, b.post(MANIFEST, BASE, STATE_BYTES_MAX + 1, SEED, TERMS))
 
 
-@refusal("replicated: value is not (reward * slots + audit fee) * rounds")
+@refusal("value is not (reward * slots + audit fee) * rounds")
 def post_a_wei_short(world: World) -> None:
     world.do(OWNER, valued(b.post(MANIFEST, BASE, UPDATE_SIZE, SEED, TERMS), TERMS.escrow - 1))
 
 
-@refusal("replicated: value is not (reward * slots + audit fee) * rounds")
+@refusal("value is not (reward * slots + audit fee) * rounds")
 def post_a_wei_over(world: World) -> None:
     world.do(OWNER, valued(b.post(MANIFEST, BASE, UPDATE_SIZE, SEED, TERMS), TERMS.escrow + 1))
 
 
-@refusal("replicated: value is not (reward * slots + audit fee) * rounds")
+@refusal("value is not (reward * slots + audit fee) * rounds")
 def top_up_a_wei_short(world: World) -> None:
     call = b.top_up(world.post(), 1, TERMS)
     world.do(OWNER, valued(call, call.value - 1))
 
 
-@refusal("replicated: rounds out of range")
+@refusal("rounds out of range")
 def top_up_no_rounds(world: World) -> None:
     world.do(OWNER, b.top_up(world.post(), 0, TERMS))
 
 
-@refusal("replicated: rounds out of range")
+@refusal("rounds out of range")
 def top_up_past_the_limit(world: World) -> None:
     world.do(OWNER, b.top_up(world.post(), 2**32 - TERMS.rounds_max + 1, TERMS))
 
 
-@refusal("replicated: no such job")
+@refusal("no such job")
 def ask_for_a_job_that_is_not(world: World) -> None:
     world.job(1)
 
 
-@refusal("replicated: no such job")
+@refusal("no such job")
 def top_up_a_job_that_is_not(world: World) -> None:
     world.do(OWNER, b.top_up(1, 1, TERMS))
 
 
-@refusal("replicated: no such job")
+@refusal("no such job")
 def withdraw_from_a_job_that_is_not(world: World) -> None:
     world.do(WORKER, b.withdraw(1))
 
 
-@refusal("replicated: no such job")
+@refusal("no such job")
 def settle_in_a_job_that_is_not(world: World) -> None:
     world.do(WORKER, b.settle(1, WORKER))
 
 
-@refusal("replicated: job has ended")
+@refusal("job has ended")
 def enrol_in_an_ended_job(world: World) -> None:
     world.do(WORKER, b.enrol(ended(world), STAKE))
 
 
-@refusal("replicated: job has ended")
+@refusal("job has ended")
 def cancel_an_ended_job(world: World) -> None:
     world.do(OWNER, b.cancel(ended(world)))
 
 
-@refusal("replicated: job has ended")
+@refusal("job has ended")
 def top_up_an_ended_job(world: World) -> None:
     world.do(OWNER, b.top_up(ended(world), 1, TERMS))
 
 
-@refusal("replicated: job has ended")
+@refusal("job has ended")
 def end_an_ended_job(world: World) -> None:
     world.do(OWNER, b.end(ended(world)))
 
 
-@refusal("replicated: job is cancelled")
+@refusal("job is cancelled")
 def cancel_twice(world: World) -> None:
     job = committing(world)
     world.do(OWNER, b.cancel(job))
     world.do(OWNER, b.cancel(job))
 
 
-@refusal("replicated: job is cancelled")
+@refusal("job is cancelled")
 def enrol_in_a_cancelled_job(world: World) -> None:
     job = committing(world)
     world.do(OWNER, b.cancel(job))
     world.do(WORKERS[5], b.enrol(job, STAKE))
 
 
-@refusal("replicated: only the owner may cancel")
+@refusal("only the owner may cancel")
 def cancel_as_a_stranger(world: World) -> None:
     world.do(STRANGER, b.cancel(world.post()))
 
 
-@refusal("replicated: deadline has passed")
+@refusal("deadline has passed")
 def enrol_after_the_deadline(world: World) -> None:
     job = world.post()
     world.wait(DAY)
     world.do(WORKER, b.enrol(job, STAKE))
 
 
-@refusal("replicated: deposit below one stake")
+@refusal("deposit below one stake")
 def enrol_a_wei_short(world: World) -> None:
     world.do(WORKER, b.enrol(world.post(), STAKE - 1))
 
 
-@refusal("replicated: not enrolled")
+@refusal("not enrolled")
 def leave_without_having_enrolled(world: World) -> None:
     world.do(STRANGER, b.leave(committing(world)))
 
 
-@refusal("replicated: not enrolled")
+@refusal("not enrolled")
 def leave_twice(world: World) -> None:
     job = committing(world)
     world.do(WORKER, b.leave(job))
     world.do(WORKER, b.leave(job))
 
 
-@refusal("replicated: round takes no commits")
+@refusal("round takes no commits")
 def commit_before_a_round_opens(world: World) -> None:
     world.do(WORKER, commit_call(WORKER, world.post(), 1, 1))
 
 
-@refusal("replicated: round takes no commits")
+@refusal("round takes no commits")
 def commit_once_reveals_are_open(world: World) -> None:
     job = committing(world)
     world.commit(job, workers=WORKERS[:2])
@@ -244,25 +244,25 @@ def commit_once_reveals_are_open(world: World) -> None:
     world.do(WORKERS[2], commit_call(WORKERS[2], job, 1, 1))
 
 
-@refusal("replicated: caller holds no slot")
+@refusal("caller holds no slot")
 def commit_without_a_slot(world: World) -> None:
     world.do(STRANGER, commit_call(STRANGER, committing(world), 1, 1))
 
 
-@refusal("replicated: already committed")
+@refusal("already committed")
 def commit_twice(world: World) -> None:
     job = committing(world)
     world.commit(job, workers=[WORKER, WORKER])
 
 
-@refusal("replicated: round takes no reveals")
+@refusal("round takes no reveals")
 def reveal_while_others_may_still_commit(world: World) -> None:
     job = committing(world)
     world.commit(job, workers=[WORKER])
     world.do(WORKER, reveal_call(WORKER, job, 1, 1, GOOD))
 
 
-@refusal("replicated: round takes no reveals")
+@refusal("round takes no reveals")
 def reveal_in_a_closed_round(world: World) -> None:
     job = decided(world)
     world.do(OWNER, b.finalise(job, 1, 1, False))
@@ -270,19 +270,19 @@ def reveal_in_a_closed_round(world: World) -> None:
     world.do(WORKERS[2], reveal_call(WORKERS[2], job, 1, 1, GOOD))
 
 
-@refusal("replicated: round takes no reveals")
+@refusal("round takes no reveals")
 def reveal_in_a_void_round(world: World) -> None:
     job = revealing(world)
     world.expire_and_close(job)
     world.do(WORKER, reveal_call(WORKER, job, 1, 1, GOOD))
 
 
-@refusal("replicated: caller has not committed")
+@refusal("caller has not committed")
 def reveal_without_a_slot(world: World) -> None:
     world.do(STRANGER, reveal_call(STRANGER, revealing(world), 1, 1, GOOD))
 
 
-@refusal("replicated: caller has not committed")
+@refusal("caller has not committed")
 def reveal_without_a_commit(world: World) -> None:
     job = committing(world)
     world.commit(job, workers=WORKERS[:2])
@@ -290,14 +290,14 @@ def reveal_without_a_commit(world: World) -> None:
     world.do(WORKERS[2], reveal_call(WORKERS[2], job, 1, 1, GOOD))
 
 
-@refusal("replicated: already revealed")
+@refusal("already revealed")
 def reveal_twice(world: World) -> None:
     job = revealing(world)
     world.reveal(job, {WORKER: GOOD})
     world.reveal(job, {WORKER: GOOD})
 
 
-@refusal("replicated: already revealed")
+@refusal("already revealed")
 def reveal_again_after_being_paid(world: World) -> None:
     job = decided(world)
     world.do(OWNER, b.finalise(job, 1, 1, False))
@@ -305,21 +305,21 @@ def reveal_again_after_being_paid(world: World) -> None:
     world.reveal(job, {WORKER: GOOD})
 
 
-@refusal("replicated: r is not the committed one")
+@refusal("r is not the committed one")
 def reveal_another_r(world: World) -> None:
     job = revealing(world)
     _, mask = secrets(WORKER, job, 1, 1)
     world.do(WORKER, b.reveal(job, 1, 1, keccak(b"r"), mask, GOOD))
 
 
-@refusal("replicated: mask is not the committed one")
+@refusal("mask is not the committed one")
 def reveal_another_mask(world: World) -> None:
     job = revealing(world)
     r, mask = secrets(WORKER, job, 1, 1)
     world.do(WORKER, b.reveal(job, 1, 1, r, mask[:64] + bytes([mask[64] ^ 1]), GOOD))
 
 
-@refusal("replicated: mask is not the caller's signature")
+@refusal("mask is not the caller's signature")
 def reveal_a_commit_copied_from_another_worker(world: World) -> None:
     job = committing(world)
     r, mask = secrets(WORKERS[1], job, 1, 1)
@@ -330,45 +330,45 @@ def reveal_a_commit_copied_from_another_worker(world: World) -> None:
     world.do(WORKER, b.reveal(job, 1, 1, r, mask, GOOD))
 
 
-@refusal("replicated: round takes no finalise")
+@refusal("round takes no finalise")
 def finalise_during_commits(world: World) -> None:
     world.do(OWNER, b.finalise(committing(world), 1, 1, False))
 
 
-@refusal("replicated: round takes no finalise")
+@refusal("round takes no finalise")
 def finalise_twice(world: World) -> None:
     job = decided(world)
     world.do(OWNER, b.finalise(job, 1, 1, False))
     world.do(OWNER, b.finalise(job, 1, 1, False))
 
 
-@refusal("replicated: no majority")
+@refusal("no majority")
 def finalise_without_a_majority(world: World) -> None:
     job = revealing(world)
     world.reveal(job, {WORKER: GOOD})
     world.do(OWNER, b.finalise(job, 1, 1, False))
 
 
-@refusal("replicated: only the owner may stop")
+@refusal("only the owner may stop")
 def stop_as_a_stranger(world: World) -> None:
     job = decided(world)
     world.wait(TERMS.grace_s)
     world.do(STRANGER, b.finalise(job, 1, 1, True))
 
 
-@refusal("replicated: grace has not passed")
+@refusal("grace has not passed")
 def finalise_as_a_stranger_during_the_grace(world: World) -> None:
     job = decided(world)
     world.wait(TERMS.grace_s - 1)
     world.do(STRANGER, b.finalise(job, 1, 1, False))
 
 
-@refusal("replicated: round is not open")
+@refusal("round is not open")
 def expire_a_round_that_is_not(world: World) -> None:
     world.do(STRANGER, b.expire(world.post(), 1, 1))
 
 
-@refusal("replicated: round is not open")
+@refusal("round is not open")
 def close_a_closed_round(world: World) -> None:
     job = decided(world)
     world.reveal(job, {WORKERS[2]: GOOD})
@@ -376,19 +376,19 @@ def close_a_closed_round(world: World) -> None:
     world.do(STRANGER, b.close(job, 1, 1))
 
 
-@refusal("replicated: deadline has not passed")
+@refusal("deadline has not passed")
 def expire_a_second_early(world: World) -> None:
     job = committing(world)
     world.wait(TERMS.commit_window_s - 1)
     world.do(STRANGER, b.expire(job, 1, 1))
 
 
-@refusal("replicated: deadline has not passed")
+@refusal("deadline has not passed")
 def end_a_waiting_job_early(world: World) -> None:
     world.do(STRANGER, b.end(world.post()))
 
 
-@refusal("replicated: last call was granted")
+@refusal("last call was granted")
 def expire_twice_in_one_phase(world: World) -> None:
     job = committing(world)
     world.wait(TERMS.commit_window_s)
@@ -396,14 +396,14 @@ def expire_twice_in_one_phase(world: World) -> None:
     world.do(STRANGER, b.expire(job, 1, 1))
 
 
-@refusal("replicated: no last call was granted")
+@refusal("no last call was granted")
 def close_without_a_last_call(world: World) -> None:
     job = committing(world)
     world.wait(DAY)
     world.do(STRANGER, b.close(job, 1, 1))
 
 
-@refusal("replicated: last call has not passed")
+@refusal("last call has not passed")
 def close_a_second_early(world: World) -> None:
     job = committing(world)
     world.wait(TERMS.commit_window_s)
@@ -412,16 +412,89 @@ def close_a_second_early(world: World) -> None:
     world.do(STRANGER, b.close(job, 1, 1))
 
 
-@refusal("replicated: finalise first")
+@refusal("finalise first")
 def close_a_round_that_has_a_winner(world: World) -> None:
     world.expire_and_close(decided(world))
 
 
-@refusal("replicated: a round is open")
+@refusal("a round is open")
 def end_a_job_with_an_open_round(world: World) -> None:
     job = committing(world)
     world.wait(DAY)
     world.do(STRANGER, b.end(job))
+
+
+@refusal("sponsors are off")
+def ask_for_a_sponsor_where_there_are_none(world: World) -> None:
+    world = World(sponsors=False)
+    world.do(WORKER, b.ask_sponsor(world.post()))
+
+
+@refusal("job has ended")
+def ask_for_a_sponsor_in_an_ended_job(world: World) -> None:
+    world.do(WORKER, b.ask_sponsor(ended(world)))
+
+
+@refusal("job has ended")
+def sponsor_in_an_ended_job(world: World) -> None:
+    job = world.post()
+    world.do(WORKER, b.ask_sponsor(job))
+    world.do(OWNER, b.cancel(job))
+    world.do(OWNER, b.sponsor(job, WORKER, STAKE))
+
+
+@refusal("no sponsor is wanted")
+def sponsor_who_has_not_asked(world: World) -> None:
+    world.do(OWNER, b.sponsor(world.post(), WORKER, STAKE))
+
+
+@refusal("no sponsor is wanted")
+def sponsor_twice_for_one_request(world: World) -> None:
+    job = world.post()
+    world.sponsor(job, WORKER, STAKE)
+    world.do(STRANGER, b.sponsor(job, WORKER, STAKE))
+
+
+@refusal("no sponsor is wanted")
+def sponsor_a_worker_that_owes_another(world: World) -> None:
+    job = world.post()
+    world.sponsor(job, WORKER, STAKE)
+    world.do(WORKER, b.enrol(job, 0))
+    world.do(WORKER, b.ask_sponsor(job))
+    world.do(STRANGER, b.sponsor(job, WORKER, STAKE))
+
+
+@refusal("offer below a stake")
+def sponsor_a_wei_short(world: World) -> None:
+    world.sponsor(world.post(), WORKER, STAKE - 1)
+
+
+@refusal("offer below a stake")
+def sponsor_nothing_where_nothing_is_asked(world: World) -> None:
+    world.sponsor(world.post(stake=0), WORKER, 0)
+
+
+@refusal("no offer of yours")
+def take_back_the_offer_of_another(world: World) -> None:
+    job = world.post()
+    world.sponsor(job, WORKER, STAKE)
+    world.do(STRANGER, b.unsponsor(job, WORKER))
+
+
+@refusal("no offer of yours")
+def take_back_an_offer_that_was_taken(world: World) -> None:
+    job = world.post()
+    world.sponsor(job, WORKER, STAKE)
+    world.do(WORKER, b.enrol(job, 0))
+    world.do(OWNER, b.unsponsor(job, WORKER))
+
+
+@refusal("deposit below one stake")
+def enrol_when_the_offer_was_taken_back(world: World) -> None:
+    job = world.post()
+    world.sponsor(job, WORKER, STAKE)
+    world.do(OWNER, b.unsponsor(job, WORKER))
+    world.do(WORKER, b.enrol(job, 0))
 
 
 @refusal("finder: not a job contract")
@@ -484,5 +557,5 @@ def test_every_assertion_of_the_contracts_gives_a_reason() -> None:
     folder = Path(chain.contracts.__file__).parent
     for path in folder.glob("*.vy"):
         for statement in re.findall(r"^\s*assert .*$", path.read_text(), flags=re.MULTILINE):
-            reason = re.search(r'"(?:replicated|finder|validators): [^"]+"$', statement)
+            reason = re.search(r'"(?:replicated|finder|validators|faucet): [^"]+"$', statement)
             assert reason is not None, f"{path.name}: {statement.strip()}"

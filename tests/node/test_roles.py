@@ -112,7 +112,7 @@ def test_a_failed_finalise_is_repeated_as_it_was() -> None:
 
 
 def test_a_worker_that_was_evicted_does_not_come_back_by_itself() -> None:
-    jobs = job_of(b.Evicted(1, ME))
+    jobs = job_of(b.Evicted(1, ME, False))
     _, effects = play(worker.step, worker.WorkerState(ME), at(jobs), READY)
     assert not [e for e in effects if isinstance(e, worker.Enrol)]
 
