@@ -58,8 +58,8 @@ UPDATE_SIZE_MAX: constant(uint256) = 64 * 2**20
 SETTLE_BESIDE: constant(uint256) = 2
 SETTLE_MAX: constant(uint256) = 8
 
-# looks at enrolled workers in one drawing: 31 slots, and as many evictions
-DRAWS_MAX: constant(uint256) = 2 * terms_rules.SLOTS_MAX
+# looks at enrolled workers in one drawing: 31 slots, and 16 evictions
+DRAWS_MAX: constant(uint256) = terms_rules.SLOTS_MAX + 16
 
 # how far back BLOCKHASH reaches
 HASHES_MAX: constant(uint256) = 256
@@ -300,11 +300,13 @@ def enrol(job: uint256):
     @notice Join the workers that slots are drawn from, or add to the deposit. Opens a round if the job waits for
             workers; one that is enrolled already may call for that with no value.
     @dev Reverts if the free deposit is then below one stake. A worker whose free deposit is below one stake when drawn
-         is evicted: deposit a stake for every round that may be unsettled at a time. What a sponsor offers is taken.
+         is evicted: deposit a stake for every round that may be unsettled at a time. What a sponsor
+         offers is taken. Reverts while the next draw can be foretold.
     @param job Number of a job that has not ended and is not cancelled, before its deadline.
     """
     self._require_open(job)
     assert block.timestamp < self.jobs[job].terms.deadline, "deadline has passed"
+    self._require_draw_unknown(job)
     if self.enrolments[job][msg.sender].position == 0:
         self.enrolled[job][self.enrolled_count[job]] = msg.sender
         self.enrolled_count[job] += 1
@@ -328,10 +330,11 @@ def leave(job: uint256):
     """
     @notice Leave the workers that slots are drawn from. The free deposit may be withdrawn at once, locked stakes as
             their seats settle. Slots already held stay held.
-    @dev Reverts unless the caller is enrolled.
+    @dev Reverts unless the caller is enrolled, and while the next draw can be foretold.
     @param job Number of the job.
     """
     assert self.enrolments[job][msg.sender].position > 0, "not enrolled"
+    self._require_draw_unknown(job)
     self._settle_seats(job, msg.sender, SETTLE_BESIDE)
     self._leave(job, msg.sender)
 
@@ -398,7 +401,7 @@ def reveal(
     assert keccak256(r) == seat.r_hash, "r is not the committed one"
     assert keccak256(mask) == seat.s_hash, "mask is not the committed one"
     ctx: bytes32 = mask_rules._context(job, round, attempt, msg.sender)
-    assert mask_rules._signed_by(msg.sender, ctx, r, mask), "mask is not the caller's signature"
+    assert mask_rules._signed_by(msg.sender, ctx, r, mask), "mask is not signed by the caller"
     self.seats[key][msg.sender].state = REVEALED
     self.seats[key][msg.sender].update = update_digest
     self.rounds[key].reveals += 1
@@ -736,6 +739,18 @@ def _require_not_closed(key: bytes32):
 
 
 @internal
+@view
+def _require_draw_unknown(job: uint256):
+    """
+    @notice From the reveal that decides a round on, or leads to its audit, everybody can compute who will be drawn next
+            among those enrolled. Until then nobody joins or leaves, or who has most identities would choose the slots.
+    """
+    key: bytes32 = self._key(job, self.jobs[job].settled + 1, self.jobs[job].attempt)
+    foretold: bool = self.rounds[key].grace_until > 0 or self.rounds[key].audit > 0
+    assert not foretold, "slots are about to be drawn"
+
+
+@internal
 @pure
 def _key(job: uint256, round: uint256, attempt: uint256) -> bytes32:
     return keccak256(abi_encode(job, round, attempt))
@@ -812,8 +827,9 @@ def _draw(job: uint256, slots: uint256, stake: uint256, workers_min: uint256) ->
             place += convert(keccak256(abi_encode(entropy, job, step)), uint256) % (count - drawn)
         worker: address = self.enrolled[job][place]
         self._settle_seats(job, worker, SETTLE_BESIDE)
-        absent: bool = count > workers_min and self._was_absent(job, worker)
-        if absent or self.enrolments[job][worker].free < stake:
+        poor: bool = self.enrolments[job][worker].free < stake
+        absent: bool = not poor and count > workers_min and self._was_absent(job, worker)
+        if poor or absent:
             log events.Evicted(job=job, worker=worker, absent=absent)
             self._remove(job, worker)
         else:

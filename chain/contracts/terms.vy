@@ -53,18 +53,18 @@ def _check(terms: Terms):
     assert 1 <= terms.workers_min and terms.workers_min <= terms.slots, "workers_min must be 1 to slots"
     assert 1 <= terms.rounds_max and terms.rounds_max <= ROUNDS_MAX, "rounds out of range"
     assert 1 <= terms.attempts_max and terms.attempts_max <= ATTEMPTS_MAX, "attempts_max must be 1 to 255"
-    assert self._is_window(terms.commit_window_s), "commit window must be 1 s to 365 days"
-    assert self._is_window(terms.reveal_window_s), "reveal window must be 1 s to 365 days"
-    assert self._is_window(terms.last_call_s), "last call must be 1 s to 365 days"
+    assert self._is_window(terms.commit_window_s), "commit window: 1 s to 365 days"
+    assert self._is_window(terms.reveal_window_s), "reveal window: 1 s to 365 days"
+    assert self._is_window(terms.last_call_s), "last call: 1 s to 365 days"
     assert terms.grace_s <= WINDOW_MAX_S, "grace over 365 days"
     assert terms.deadline > block.timestamp, "deadline has passed"
     assert terms.audit_ppm <= MILLION, "audit_ppm too large"
-    assert self._is_window(terms.audit_window_s), "audit window must be 1 s to 365 days"
+    assert self._is_window(terms.audit_window_s), "audit window: 1 s to 365 days"
     assert terms.audit_fee <= AMOUNT_MAX, "audit fee too large"
     if terms.appeal_window_s > 0:
         assert terms.appeal_window_s <= WINDOW_MAX_S, "appeal window over 365 days"
         in_range: bool = terms.audit_fee <= terms.appeal_bond and terms.appeal_bond <= AMOUNT_MAX
-        assert in_range, "appeal bond must be audit_fee to 2**96"
+        assert in_range, "appeal bond: audit fee to 2**96"
         assert not terms.auto_finalise, "no time for appeals"
 
 

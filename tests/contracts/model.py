@@ -176,6 +176,7 @@ class Model:
     def enrol(self, sender: bytes, value: int, number: int) -> None:
         job = self.open_job(number)
         need(self.now < job.terms.deadline, "deadline has passed")
+        self.need_draw_unknown(number)
         if sender not in job.pool:
             job.pool.append(sender)
             job.seated.pop(sender, None)
@@ -192,8 +193,14 @@ class Model:
 
     def leave(self, sender: bytes, number: int) -> None:
         need(number in self.jobs and sender in self.jobs[number].pool, "not enrolled")
+        self.need_draw_unknown(number)
         self.settle_seats(number, sender, 2)
         self.leave_now(number, sender)
+
+    def need_draw_unknown(self, number: int) -> None:
+        job = self.jobs[number]
+        present = self.round(number, job.settled + 1, job.attempt)
+        need(present is None or (present.grace_until == 0 and not present.audit), "slots are about to be drawn")
 
     def commit(
         self, sender: bytes, number: int, round_: int, attempt: int, ciphertext: bytes, r_hash: bytes, s_hash: bytes
@@ -223,7 +230,7 @@ class Model:
         need(keccak(r) == seat.r_hash, "r is not the committed one")
         need(keccak(mask) == seat.s_hash, "mask is not the committed one")
         ctx = masking.context(self.chain_id, REPLICATED, number, round_, attempt, sender)
-        need(self.signed(sender, ctx, r, mask), "mask is not the caller's signature")
+        need(self.signed(sender, ctx, r, mask), "mask is not signed by the caller")
         job = self.jobs[number]
         seat.state, seat.update = b.REVEALED, update
         self.log(b.Revealed(number, round_, sender, attempt, ctx, seat.ciphertext, job.update_size, r, mask, update))
@@ -377,7 +384,7 @@ class Model:
     def draw(self, number: int) -> list[bytes]:
         job = self.jobs[number]
         drawn = 0
-        for step in range(62):
+        for step in range(47):
             left = len(job.pool) - drawn
             if left == 0 or drawn == job.terms.slots:
                 break
@@ -388,8 +395,9 @@ class Model:
             self.settle_seats(number, worker, 2)
             last = job.seated.get(worker)
             absent = len(job.pool) > job.terms.workers_min and last is not None
-            absent = absent and job.rounds[last].seats[worker].ciphertext == b""
-            if absent or job.free[worker] < job.terms.stake:
+            poor = job.free[worker] < job.terms.stake
+            absent = absent and not poor and job.rounds[last].seats[worker].ciphertext == b""
+            if poor or absent:
                 self.log(b.Evicted(number, worker, absent))
                 self.remove(number, worker)
             else:

@@ -151,7 +151,7 @@ OWN_R, OWN_MASK = secrets(WORKERS[0], 1, 1, 1)
 )
 def test_the_contract_refuses_a_committed_mask_that_is_not_the_workers_for_this_slot(r: bytes, mask: bytes) -> None:
     world, job = committing()
-    with pytest.raises(Reverted, match="mask is not the caller's signature"):
+    with pytest.raises(Reverted, match="mask is not signed by the caller"):
         reveal_committed(world, job, r, mask)
 
 
@@ -161,7 +161,7 @@ def test_the_contract_refuses_a_mask_for_another_chain_or_contract() -> None:
         world, job = committing()
         ctx = masking.context(chain_id, contract, job, 1, 1, worker)
         r = masking.derive_r(key, ctx)
-        with pytest.raises(Reverted, match="mask is not the caller's signature"):
+        with pytest.raises(Reverted, match="mask is not signed by the caller"):
             reveal_committed(world, job, r, masking.sign_mask(key, chain_id, contract, ctx, r))
 
 
