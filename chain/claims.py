@@ -1,10 +1,12 @@
 """Claims: what a contract's log states about blobs, and what validators sign about it.
 
-A claim is a log of a genesis contract ("unmasking C with S gives M") that the EVM cannot check. Validators recompute it
+A claim is a log of a genesis contract ("unmasking C with S gives M", "the round computed again gives M") that the EVM
+cannot check. Validators recompute it
 off the clock of consensus and sign an attestation, or a refusal; a block that logs a claim is valid only with a quorum
 of attestations beside it. What is signed names no block and no view, so that it survives a new proposal.
 
     claim digest = keccak(domain, chain id, genesis hash, ctx, digest(C), size, keccak(S), digest(M))
+      of an audit  keccak(domain', chain id, genesis hash, ctx, manifest, base, batch seed, size, digest(M))
     signed       = keccak(domain, claim digest, verdict)
 
 Nothing here recomputes a claim: that needs blobs, and is the node's business.
@@ -18,27 +20,23 @@ from typing import Final
 from coincurve import PrivateKey, PublicKey
 from eth_hash.auto import keccak
 
-from chain.types import Attestation, Claim, InvalidVote
+from chain.types import Attestation, Claim, InvalidVote, RevealClaim
 
 SIGNATURE_SIZE: Final = 65
 ATTESTATIONS_PER_SIGNER_MAX: Final = 4096
 
 _CLAIM_DOMAIN: Final = keccak(b"flnode/claim/1")
+_AUDIT_DOMAIN: Final = keccak(b"flnode/claim/audit/1")
 _ATTESTATION_DOMAIN: Final = keccak(b"flnode/attestation/1")
 
 
 def claim_digest(claim: Claim, chain_id: int, genesis: bytes) -> bytes:
     """The 32 bytes that name a claim on one chain; `genesis` is the hash of its first block."""
-    return keccak(
-        _CLAIM_DOMAIN
-        + chain_id.to_bytes(32, "big")
-        + genesis
-        + claim.ctx
-        + claim.ciphertext
-        + claim.size.to_bytes(32, "big")
-        + keccak(claim.mask)
-        + claim.update
-    )
+    chain, size = chain_id.to_bytes(32, "big") + genesis, claim.size.to_bytes(32, "big")
+    if isinstance(claim, RevealClaim):
+        return keccak(_CLAIM_DOMAIN + chain + claim.ctx + claim.ciphertext + size + keccak(claim.mask) + claim.update)
+    work = claim.manifest + claim.base + claim.batch_seed + size
+    return keccak(_AUDIT_DOMAIN + chain + claim.ctx + work + claim.update)
 
 
 def sign_attestation(key: bytes, signer: int, claim: bytes, verdict: bool) -> Attestation:

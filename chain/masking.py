@@ -28,6 +28,7 @@ MASK_SIZE: Final = 65
 SECP256K1_ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 _CTX_TYPE: Final = keccak(b"flnode/ctx/1")
+_AUDIT_TYPE: Final = keccak(b"flnode/audit/1")
 _KEY_DOMAIN: Final = b"flnode/key/1"
 _DOMAIN_TYPE: Final = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 _DOMAIN_NAME: Final = keccak(b"flnode")
@@ -43,6 +44,12 @@ class InvalidMask(ChainError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+def audit_context(chain_id: int, contract: bytes, job: int, round_: int, attempt: int) -> bytes:
+    """The 32 bytes that name the audit of one attempt of one round; no slot's are the same."""
+    place = _word(job) + _word(round_) + _word(attempt)
+    return keccak(_AUDIT_TYPE + _word(chain_id) + contract.rjust(32, b"\0") + place)
 
 
 def context(chain_id: int, contract: bytes, job: int, round_: int, attempt: int, worker: bytes) -> bytes:

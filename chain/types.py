@@ -95,7 +95,7 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class RevealClaim:
     """What a `Revealed` log of the job contract states: unmasking `ciphertext` with `mask` gives `update`."""
 
     contract: bytes
@@ -108,6 +108,25 @@ class Claim:
     size: int  # bytes of C, and of M
     mask: bytes  # S, 65 bytes
     update: bytes  # blob digest of M
+
+
+@dataclass(frozen=True, slots=True)
+class AuditClaim:
+    """What an `Audited` log of the job contract states: the round, computed again, gives `update`."""
+
+    contract: bytes
+    job: int
+    round: int
+    attempt: int
+    ctx: bytes
+    manifest: bytes  # blob digests
+    base: bytes
+    batch_seed: bytes
+    size: int  # bytes of the base, and of the update
+    update: bytes
+
+
+Claim = RevealClaim | AuditClaim
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from chain import masking
 from chain.claims import claim_digest
 from chain.contracts import REPLICATED
 from chain.contracts import bindings as b
-from chain.types import Claim
+from chain.types import RevealClaim
 from learner import manifest as manifests
 from learner.errors import InvalidManifest, JobError
 from learner.manifest import Manifest
@@ -183,7 +183,8 @@ class Performer:
         posted = self.job(effect.key.job).posted
         call = b.reveal(*effect.key, r, mask, effect.update, posted.terms.auto_finalise)
         address = self.account.address
-        claim = Claim(REPLICATED, *effect.key, address, ctx, effect.ciphertext, posted.update_size, mask, effect.update)
+        size = posted.update_size
+        claim = RevealClaim(REPLICATED, *effect.key, address, ctx, effect.ciphertext, size, mask, effect.update)
         digest = claim_digest(claim, self.chain_id, self.genesis)
         return await self._submit(f"reveal {_slash(effect.key)}", call, effect, digest)
 

@@ -21,7 +21,7 @@ from eth_hash.auto import keccak
 
 from chain import claims, masking
 from chain.contracts import bindings as b
-from chain.types import ChainError, Claim, InvalidTransaction, Transaction
+from chain.types import ChainError, InvalidTransaction, RevealClaim, Transaction
 from node import wire
 from node.bounded import BoundedDict
 from node.jobs import Jobs, Key
@@ -93,7 +93,7 @@ class Screen:
         chain_id, worker = self._chain.network.chain_id, transaction.sender
         ctx = masking.context(chain_id, b.REPLICATED, job, round_, attempt, worker)
         size = view.posted.update_size
-        claim = Claim(b.REPLICATED, job, round_, attempt, worker, ctx, commit.ciphertext, size, mask, update)
+        claim = RevealClaim(b.REPLICATED, job, round_, attempt, worker, ctx, commit.ciphertext, size, mask, update)
         return claims.claim_digest(claim, chain_id, self._chain.genesis_digest)
 
     def _check_place(self, transaction: Transaction) -> None:

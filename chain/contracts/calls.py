@@ -12,12 +12,14 @@ from chain.contracts.events import Terms
 
 # Gas limits: measured worst cases (tests/contracts/test_gas.py prints and bounds them) and some to spare.
 OPENING_GAS: Final = 6_600_000  # whatever may open a round: up to 31 drawn, 31 evicted, 2 seats settled of each
-POST_GAS: Final = 800_000
+POST_GAS: Final = 950_000
 TOP_UP_GAS: Final = 200_000
 CANCEL_GAS: Final = 250_000
 LEAVE_GAS: Final = 300_000
 COMMIT_GAS: Final = 350_000
 REVEAL_GAS: Final = 450_000
+APPEAL_GAS: Final = 300_000
+RESOLVE_GAS: Final = 400_000
 EXPIRE_GAS: Final = 100_000
 END_GAS: Final = 250_000
 SETTLE_GAS: Final = 500_000
@@ -43,7 +45,7 @@ def post(manifest: bytes, base: bytes, update_size: int, seed: bytes, terms: Ter
 
 def top_up(job: int, rounds: int, terms: Terms) -> Call:
     """Promise more rounds of a job with these terms."""
-    return _call("top_up", TOP_UP_GAS, job, rounds, value=terms.reward * terms.slots * rounds)
+    return _call("top_up", TOP_UP_GAS, job, rounds, value=terms.price_of(rounds))
 
 
 def cancel(job: int) -> Call:
@@ -81,6 +83,17 @@ def decode_reveal(data: bytes) -> tuple[int, int, int, bytes, bytes, bytes] | No
     mask = data[4 + 32 * 7 :][: min(numbers[6], len(data))]
     found = (numbers[0], numbers[1], numbers[2], words[3], mask, words[5])
     return found if encode(selector, types, found) == data else None
+
+
+def appeal(job: int, round_: int, attempt: int, bond: int) -> Call:
+    """Have a majority audited; `bond` is the one of the job's terms, wei."""
+    return _call("appeal", APPEAL_GAS, job, round_, attempt, value=bond)
+
+
+def resolve(job: int, round_: int, attempt: int, update_digest: bytes, auto_finalise: bool = True) -> Call:
+    """State what an audited round gives. With `auto_finalise`, as of `reveal`, it may also open a round."""
+    gas = OPENING_GAS if auto_finalise else RESOLVE_GAS
+    return _call("resolve", gas, job, round_, attempt, update_digest)
 
 
 def finalise(job: int, round_: int, attempt: int, stop: bool) -> Call:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from eth_hash.auto import keccak
 
 from chain.contracts import FINDER, REPLICATED, VALIDATORS, compiled
-from chain.types import Claim, Log
+from chain.types import Log
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,25 @@ class Terms:
     grace_s: int
     deadline: int  # seconds since the epoch
     auto_finalise: bool
+    audit_ppm: int = 0  # parts per million
+    audit_window_s: int = 600
+    audit_fee: int = 0  # wei
+    appeal_window_s: int = 0  # 0: no appeals
+    appeal_bond: int = 0  # wei
 
     @property
     def escrow(self) -> int:
         """Wei that `post` must carry."""
-        return self.reward * self.slots * self.rounds_max
+        return self.price_of(self.rounds_max)
+
+    def price_of(self, rounds: int) -> int:
+        """Wei that are escrowed for so many rounds: every slot's reward, and one audit each."""
+        return (self.reward * self.slots + self.audit_fee) * rounds
+
+    @property
+    def audits(self) -> bool:
+        """Whether a round may be audited."""
+        return self.audit_ppm > 0 or self.appeal_window_s > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +156,38 @@ class Revealed:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditOpened:
+    job: int
+    round: int
+    attempt: int
+    cause: int  # DRAWN_BY_LOT, APPEALED or UNDECIDED
+    appellant: bytes  # zero unless appealed
+    deadline: int
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """A claim: one round of training from `base` with `batch_seed` gives `update_digest`."""
+
+    job: int
+    round: int
+    attempt: int
+    ctx: bytes
+    manifest: bytes
+    base: bytes
+    batch_seed: bytes
+    size: int
+    update_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLapsed:
+    job: int
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class MajorityReached:
     job: int
     round: int
@@ -237,7 +283,7 @@ class ValidatorsChanged:
 
 RoundEvent = (
     RoundOpened | Committed | RevealOpened | Revealed | MajorityReached | LastCall
-    | RoundSettled | RoundVoided | RoundClosed | SeatSettled
+    | AuditOpened | Audited | AuditLapsed | RoundSettled | RoundVoided | RoundClosed | SeatSettled
 )  # fmt: skip
 JobEvent = JobPosted | JobToppedUp | JobCancelled | JobWaiting | JobEnded | Enrolled | Left | Evicted
 ReplicatedEvent = JobEvent | RoundEvent | Withdrawn
@@ -259,39 +305,6 @@ def decode(log: Log) -> Event | None:
 def topic_of(event: type[Event]) -> bytes:
     """First topic of an event's logs, for filters."""
     return _TOPICS[event]
-
-
-def claim_of(source: Event | Log) -> Claim | None:
-    """The claim that an event or a log states, or None if it states none."""
-    if isinstance(source, Log):
-        if source.address != REPLICATED or not source.topics or source.topics[0] != _TOPICS[Revealed]:
-            return None
-        event = decode(source)
-    else:
-        event = source
-    if not isinstance(event, Revealed):
-        return None
-    return Claim(
-        contract=REPLICATED,
-        job=event.job,
-        round=event.round,
-        attempt=event.attempt,
-        worker=event.worker,
-        ctx=event.ctx,
-        ciphertext=event.ciphertext,
-        size=event.size,
-        mask=event.mask,
-        update=event.update_digest,
-    )
-
-
-def validators_of(log: Log) -> tuple[int, tuple[bytes, ...]] | None:
-    """(new epoch, its validators by index) if the log states a change of the validators, else None."""
-    if log.address != VALIDATORS or not log.topics or log.topics[0] != _TOPICS[ValidatorsChanged]:
-        return None
-    event = decode(log)
-    assert isinstance(event, ValidatorsChanged)
-    return event.epoch, event.validators
 
 
 def _uint(data: bytes, word: bytes) -> int:

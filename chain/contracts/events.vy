@@ -33,6 +33,11 @@ event JobPosted:
     grace_s: uint256
     deadline: uint256
     auto_finalise: bool
+    audit_ppm: uint256
+    audit_window_s: uint256
+    audit_fee: uint256
+    appeal_window_s: uint256
+    appeal_bond: uint256
 
 
 event JobToppedUp:
@@ -112,6 +117,33 @@ event Revealed:
     r: bytes32
     mask: Bytes[mask_rules.SIZE]
     update_digest: bytes32
+
+
+event AuditOpened:
+    job: indexed(uint256)
+    round: indexed(uint256)
+    attempt: uint256
+    cause: uint256
+    appellant: address
+    deadline: uint256
+
+
+event Audited:
+    job: indexed(uint256)
+    round: indexed(uint256)
+    attempt: uint256
+    ctx: bytes32
+    manifest: bytes32
+    base: bytes32
+    batch_seed: bytes32
+    size: uint256
+    update_digest: bytes32
+
+
+event AuditLapsed:
+    job: indexed(uint256)
+    round: indexed(uint256)
+    attempt: uint256
 
 
 event MajorityReached:

@@ -11,6 +11,7 @@
 # --- constants ---
 
 CTX_TYPE: constant(bytes32) = keccak256("flnode/ctx/1")
+AUDIT_TYPE: constant(bytes32) = keccak256("flnode/audit/1")
 DOMAIN_TYPE: constant(bytes32) = keccak256(
     "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
 )
@@ -33,6 +34,15 @@ def _context(job: uint256, round: uint256, attempt: uint256, worker: address) ->
     @notice The 32 bytes that name one slot of one attempt of one round, on this chain only.
     """
     return keccak256(abi_encode(CTX_TYPE, chain.id, self, job, round, attempt, worker))
+
+
+@internal
+@view
+def _audit_context(job: uint256, round: uint256, attempt: uint256) -> bytes32:
+    """
+    @notice The 32 bytes that name the audit of one attempt of one round, on this chain only; no slot's name is one.
+    """
+    return keccak256(abi_encode(AUDIT_TYPE, chain.id, self, job, round, attempt))
 
 
 @internal

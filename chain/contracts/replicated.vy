@@ -11,7 +11,12 @@
         A round is drawn, committed to, revealed and settled:
 
             COMMIT --last slot commits, or close with a possible majority--> REVEAL --finalise--> SETTLED --> CLOSED
-               \--close without--> VOID <--close without a winner------------/
+               \--close without--> VOID <--close without a winner------------/  \<-----> AUDIT
+
+        Where the terms say so, a round is audited before it is paid: drawn by lot when it has a majority, on a bonded
+        appeal against that majority, or when it has none at the end of its reveals. Validators that can train compute
+        it again; only their digest, if any, is paid then, however many revealed it. An attempt is audited once at
+        most; an audit that nobody resolves lapses, and is as if it had not been.
 
         No deadline acts by itself. After one, anyone calls `expire`, which grants a last call from its own block, and
         after that `close`. A settled round takes late reveals until it is closed, beside the commits of the next round.
@@ -21,11 +26,12 @@
      workers are enrolled: votes are counted as they come, k slots are drawn by k swaps, seats are settled one by one
      from a queue of each worker.
 
-     Every `Revealed` log is a claim about blobs, which the EVM cannot see: a block that holds one is valid only with a
-     quorum of attestations beside it. Hence nothing else may emit that log, and nothing may emit it without the checks
-     of `reveal`.
+     Every `Revealed` and every `Audited` log is a claim about blobs, which the EVM cannot see: a block that holds one is
+     valid only with a quorum of attestations beside it. Hence nothing else may emit these logs, and nothing may emit
+     them without the checks of `reveal` and `resolve`.
 
      Money, to the wei: balance == escrowed + reserved + free + locked + owed (`books`); what was burned has left.
+     Reserved are the rewards of slots, the audit fees of rounds that are not decided, and bonds of open appeals.
 """
 
 # --- imports and interfaces ---
@@ -54,9 +60,13 @@ SETTLE_MAX: constant(uint256) = 8
 # looks at enrolled workers in one drawing: 31 slots, and as many evictions
 DRAWS_MAX: constant(uint256) = 2 * terms_rules.SLOTS_MAX
 
-# phases of a round; 0 means that there is no such round, 3 is kept for AUDIT
+# how far back BLOCKHASH reaches
+HASHES_MAX: constant(uint256) = 256
+
+# phases of a round; 0 means that there is no such round
 COMMIT: constant(uint256) = 1
 REVEAL: constant(uint256) = 2
+AUDIT: constant(uint256) = 3
 SETTLED: constant(uint256) = 4
 VOID: constant(uint256) = 5
 CLOSED: constant(uint256) = 6
@@ -78,6 +88,17 @@ DRAWN: constant(uint256) = 1
 COMMITTED: constant(uint256) = 2
 REVEALED: constant(uint256) = 3
 SEAT_SETTLED: constant(uint256) = 4
+
+
+# of an attempt's audit; 0 means that there was none
+OPEN: constant(uint256) = 1
+RESOLVED: constant(uint256) = 2
+LAPSED: constant(uint256) = 3
+
+# why an audit was opened
+DRAWN_BY_LOT: constant(uint256) = 1
+APPEALED: constant(uint256) = 2
+UNDECIDED: constant(uint256) = 3
 
 
 # --- structs ---
@@ -103,10 +124,15 @@ struct Round:
     commits: uint256
     reveals: uint256
     base: bytes32
-    winner: bytes32  # meaningful once grace_until is set
-    deadline: uint256  # of the commits, then of the reveals
+    winner: bytes32  # meaningful once grace_until is set, or of an audit once it is resolved
+    deadline: uint256  # of the commits, then of the reveals, then of the audit
     last_call_until: uint256  # 0 until expire, anew in each phase
-    grace_until: uint256  # 0 until there is a winner
+    grace_until: uint256  # 0 until there is a winner; appeals end one grace before
+    opened_in: uint256  # block that opened the reveals; 0 if no audit is drawn by lot
+    seed: bytes32  # that block's hash, from the first reveal on
+    audit: uint256
+    appellant: address
+    fee: uint256  # wei, of an audit that may still come
 
 
 struct Seat:
@@ -165,7 +191,8 @@ books: public(Books)
 def post(manifest: bytes32, base: bytes32, update_size: uint256, seed: bytes32, terms: terms_rules.Terms) -> uint256:
     """
     @notice Post a job and escrow the rewards of all its rounds. The caller owns it.
-    @dev Reverts unless the value is exactly reward * slots * rounds_max and all terms are within their limits.
+    @dev Reverts unless the value is exactly (reward * slots + audit_fee) * rounds_max and all terms are within their
+         limits.
     @param manifest Digest of the job's manifest.
     @param base Digest of the state that round 1 starts from.
     @param update_size Bytes of that state and of every update.
@@ -175,7 +202,6 @@ def post(manifest: bytes32, base: bytes32, update_size: uint256, seed: bytes32, 
     """
     terms_rules._check(terms)
     assert 1 <= update_size and update_size <= UPDATE_SIZE_MAX, "replicated: update size out of range"
-    self._take_escrow(self.jobs_count + 1, terms.reward * terms.slots * terms.rounds_max)
     self.jobs_count += 1
     job: uint256 = self.jobs_count
     self.jobs[job].owner = msg.sender
@@ -186,6 +212,7 @@ def post(manifest: bytes32, base: bytes32, update_size: uint256, seed: bytes32, 
     self.jobs[job].base = base
     self.jobs[job].attempt = 1
     self.jobs[job].terms = terms
+    self._take_escrow(job, terms.rounds_max)
     log events.JobPosted(
         job=job,
         owner=msg.sender,
@@ -205,6 +232,11 @@ def post(manifest: bytes32, base: bytes32, update_size: uint256, seed: bytes32, 
         grace_s=terms.grace_s,
         deadline=terms.deadline,
         auto_finalise=terms.auto_finalise,
+        audit_ppm=terms.audit_ppm,
+        audit_window_s=terms.audit_window_s,
+        audit_fee=terms.audit_fee,
+        appeal_window_s=terms.appeal_window_s,
+        appeal_bond=terms.appeal_bond,
     )
     extcall JobFinder(FINDER).list_job(job)
     return job
@@ -215,16 +247,16 @@ def post(manifest: bytes32, base: bytes32, update_size: uint256, seed: bytes32, 
 def top_up(job: uint256, rounds: uint256):
     """
     @notice Promise and escrow more rounds. Anyone may, the owner gets back what is not spent.
-    @dev Reverts unless the value is exactly reward * slots * rounds.
+    @dev Reverts unless the value is exactly (reward * slots + audit_fee) * rounds.
     @param job Number of a job that has not ended and is not cancelled.
     @param rounds Rounds to add.
     """
     self._require_open(job)
-    terms: terms_rules.Terms = self.jobs[job].terms
-    assert 1 <= rounds and rounds <= terms_rules.ROUNDS_MAX - terms.rounds_max, "replicated: rounds out of range"
-    self._take_escrow(job, terms.reward * terms.slots * rounds)
-    self.jobs[job].terms.rounds_max += rounds
-    log events.JobToppedUp(job=job, rounds_max=terms.rounds_max + rounds)
+    rounds_max: uint256 = self.jobs[job].terms.rounds_max
+    assert 1 <= rounds and rounds <= terms_rules.ROUNDS_MAX - rounds_max, "replicated: rounds out of range"
+    self._take_escrow(job, rounds)
+    self.jobs[job].terms.rounds_max = rounds_max + rounds
+    log events.JobToppedUp(job=job, rounds_max=rounds_max + rounds)
 
 
 @external
@@ -323,8 +355,9 @@ def reveal(
     job: uint256, round: uint256, attempt: uint256, r: bytes32, mask: Bytes[mask_rules.SIZE], update_digest: bytes32
 ):
     """
-    @notice Open a commit. The reveal that completes a majority decides the round and freezes the entropy that the next
-            slots are drawn from; with auto_finalise it also finalises the round.
+    @notice Open a commit. The reveal that completes a majority decides the round, unless it is drawn to be audited, and
+            freezes the entropy that the next slots are drawn from; with auto_finalise it also finalises the round.
+            In a round that was audited the first reveal of the true update decides.
     @dev Its log is the claim that validators attest: unmasking `ciphertext` with `mask` gives `update_digest`.
          Reverts unless the round takes reveals, the caller committed and has not revealed, r and mask are those of the
          commit, and mask is the caller's canonical signature over Mask(ctx, r).
@@ -337,7 +370,7 @@ def reveal(
     """
     key: bytes32 = self._key(job, round, attempt)
     phase: uint256 = self.rounds[key].phase
-    assert phase == REVEAL or phase == SETTLED, "replicated: round takes no reveals"
+    assert REVEAL <= phase and phase <= SETTLED, "replicated: round takes no reveals"
     seat: Seat = self.seats[key][msg.sender]
     assert seat.state >= COMMITTED, "replicated: caller has not committed"
     assert seat.state == COMMITTED, "replicated: already revealed"
@@ -365,9 +398,7 @@ def reveal(
     if phase == SETTLED:
         self._close_if_all_revealed(job, round, attempt)
     elif self.rounds[key].grace_until == 0:
-        self._mix_entropy(job, r)
-        if 2 * votes > self.rounds[key].slots:
-            self._decide(job, round, attempt, update_digest, votes)
+        self._count(job, round, attempt, r, update_digest, votes)
     self._settle_seats(job, msg.sender, SETTLE_BESIDE)
 
 
@@ -395,10 +426,66 @@ def withdraw(job: uint256):
 # --- external functions, for anyone ---
 
 @external
+@payable
+def appeal(job: uint256, round: uint256, attempt: uint256):
+    """
+    @notice Have a majority audited before it is paid. If the audit contradicts it, or lapses, the bond comes back; else
+            the audit's fee is paid from the bond, and the rest is burned.
+    @dev Reverts unless the round has a majority that was not audited, the appeal window is open, and the value is
+         exactly the bond.
+    @param job Number of the job.
+    @param round Number of the round.
+    @param attempt Number of the attempt.
+    """
+    key: bytes32 = self._key(job, round, attempt)
+    open: bool = self.rounds[key].phase == REVEAL and block.timestamp < self._appeals_end(job, key)
+    assert open, "replicated: no appeal is open"
+    assert msg.value == self.jobs[job].terms.appeal_bond, "replicated: not the bond's value"
+    self.books.reserved += msg.value
+    self.rounds[key].grace_until = 0
+    self._open_audit(job, round, attempt, APPEALED, msg.sender)
+
+
+@external
+def resolve(job: uint256, round: uint256, attempt: uint256, update_digest: bytes32):
+    """
+    @notice State what the round gives when it is computed again. Whoever revealed that is the winner; if nobody did,
+            the reveals are open once more, and the first who does is.
+    @dev Its log is the claim that validators attest: training the manifest's model from `base` with `batch_seed` gives
+         `update_digest`. Reverts unless the round is being audited. The fee goes to the proposer of this block.
+    @param job Number of the job.
+    @param round Number of the round.
+    @param attempt Number of the attempt.
+    @param update_digest Blob digest of the true update.
+    """
+    key: bytes32 = self._key(job, round, attempt)
+    assert self.rounds[key].phase == AUDIT, "replicated: round has no audit"
+    log events.Audited(
+        job=job,
+        round=round,
+        attempt=attempt,
+        ctx=mask_rules._audit_context(job, round, attempt),
+        manifest=self.jobs[job].manifest,
+        base=self.rounds[key].base,
+        batch_seed=self._batch_seed(job, round, attempt),
+        size=self.jobs[job].update_size,
+        update_digest=update_digest,
+    )
+    self._pay_auditor(job, key, update_digest)
+    self.rounds[key].audit = RESOLVED
+    self.rounds[key].winner = update_digest
+    votes: uint256 = self.votes[key][update_digest]
+    if votes > 0:
+        self._decide(job, round, attempt, update_digest, votes)
+    else:
+        self._open_reveals(job, round, attempt)
+
+
+@external
 def finalise(job: uint256, round: uint256, attempt: uint256, stop: bool):
     """
     @notice Settle a round that has a winner, then open the next one or end the job.
-    @dev The owner may at once, anyone after the grace that the majority started. Reverts otherwise.
+    @dev The owner may at once, or when no appeal may come any more; anyone after the grace. Reverts otherwise.
     @param job Number of the job.
     @param round Number of the round.
     @param attempt Number of the attempt.
@@ -407,6 +494,7 @@ def finalise(job: uint256, round: uint256, attempt: uint256, stop: bool):
     key: bytes32 = self._key(job, round, attempt)
     assert self.rounds[key].phase == REVEAL, "replicated: round takes no finalise"
     assert self.rounds[key].grace_until > 0, "replicated: no majority"
+    assert block.timestamp >= self._appeals_end(job, key), "replicated: appeals may come"
     if msg.sender != self.jobs[job].owner:
         assert not stop, "replicated: only the owner may stop"
         assert block.timestamp >= self.rounds[key].grace_until, "replicated: grace has not passed"
@@ -435,7 +523,8 @@ def expire(job: uint256, round: uint256, attempt: uint256):
 def close(job: uint256, round: uint256, attempt: uint256):
     """
     @notice Close a phase whose last call has passed. COMMIT becomes REVEAL if the commits can make a majority, else
-            VOID; REVEAL without a winner becomes VOID; SETTLED becomes CLOSED.
+            VOID; REVEAL without a winner becomes AUDIT, if rounds are audited and somebody revealed, else VOID; AUDIT
+            lapses; SETTLED becomes CLOSED.
     @dev Reverts before the end of the last call, and if there is a winner that waits to be finalised.
     @param job Number of the job.
     @param round Number of the round.
@@ -451,9 +540,14 @@ def close(job: uint256, round: uint256, attempt: uint256):
         self._close(job, round, attempt)
     elif phase == COMMIT and 2 * self.rounds[key].commits > self.rounds[key].slots:
         self._open_reveals(job, round, attempt)
+    elif phase == AUDIT:
+        self._lapse(job, round, attempt)
     else:
         assert self.rounds[key].grace_until == 0, "replicated: finalise first"
-        self._void(job, round, attempt)
+        if self._needs_audit(job, key):
+            self._open_audit(job, round, attempt, UNDECIDED, empty(address))
+        else:
+            self._void(job, round, attempt)
 
 
 @external
@@ -558,13 +652,19 @@ def _require_open(job: uint256):
 @view
 def _require_not_closed(key: bytes32):
     phase: uint256 = self.rounds[key].phase
-    assert phase == COMMIT or phase == REVEAL or phase == SETTLED, "replicated: round is not open"
+    assert COMMIT <= phase and phase <= SETTLED, "replicated: round is not open"
 
 
 @internal
 @pure
 def _key(job: uint256, round: uint256, attempt: uint256) -> bytes32:
     return keccak256(abi_encode(job, round, attempt))
+
+
+@internal
+@view
+def _batch_seed(job: uint256, round: uint256, attempt: uint256) -> bytes32:
+    return keccak256(abi_encode(self.jobs[job].seed, round, attempt))
 
 
 # --- internal functions: the course of a round ---
@@ -584,10 +684,14 @@ def _open_round(job: uint256):
         self.jobs[job].state = WAITING
         log events.JobWaiting(job=job, enrolled=self.enrolled_count[job])
         return
+    price: uint256 = terms.reward * slots + terms.audit_fee
+    if self.jobs[job].escrow < price:  # audits of void attempts have spent it
+        self._end(job, FAILED)
+        return
     self.jobs[job].state = RUNNING
-    self.jobs[job].escrow -= terms.reward * slots
-    self.books.escrowed -= terms.reward * slots
-    self.books.reserved += terms.reward * slots
+    self.jobs[job].escrow -= price
+    self.books.escrowed -= price
+    self.books.reserved += price
     base: bytes32 = self.jobs[job].base
     deadline: uint256 = block.timestamp + terms.commit_window_s
     key: bytes32 = self._key(job, round, attempt)
@@ -595,13 +699,14 @@ def _open_round(job: uint256):
     self.rounds[key].slots = slots
     self.rounds[key].base = base
     self.rounds[key].deadline = deadline
+    self.rounds[key].fee = terms.audit_fee
     workers: DynArray[address, terms_rules.SLOTS_MAX] = self._take_seats(job, round, attempt, slots, terms.stake)
     log events.RoundOpened(
         job=job,
         round=round,
         attempt=attempt,
         base=base,
-        batch_seed=keccak256(abi_encode(self.jobs[job].seed, round, attempt)),
+        batch_seed=self._batch_seed(job, round, attempt),
         workers=workers,
         commit_deadline=deadline,
     )
@@ -664,6 +769,8 @@ def _open_reveals(job: uint256, round: uint256, attempt: uint256):
     self.rounds[key].phase = REVEAL
     self.rounds[key].deadline = deadline
     self.rounds[key].last_call_until = 0
+    if self.jobs[job].terms.audit_ppm > 0:
+        self.rounds[key].opened_in = block.number
     log events.RevealOpened(
         job=job, round=round, attempt=attempt, commits=self.rounds[key].commits, reveal_deadline=deadline
     )
@@ -677,9 +784,38 @@ def _mix_entropy(job: uint256, r: bytes32):
 
 
 @internal
+def _count(job: uint256, round: uint256, attempt: uint256, r: bytes32, update_digest: bytes32, votes: uint256):
+    """
+    @notice What a reveal changes in a round that has no winner yet.
+    """
+    key: bytes32 = self._key(job, round, attempt)
+    audit: uint256 = self.rounds[key].audit
+    majority: bool = 2 * votes > self.rounds[key].slots
+    if audit == RESOLVED:
+        if update_digest == self.rounds[key].winner:
+            self._decide(job, round, attempt, update_digest, votes)
+    elif audit == OPEN:
+        if majority:
+            self.rounds[key].winner = update_digest  # if the audit lapses
+    else:
+        self._mix_entropy(job, r)
+        opened_in: uint256 = self.rounds[key].opened_in
+        if opened_in > 0 and self.rounds[key].reveals == 1:
+            self.rounds[key].seed = self._hash_of(opened_in)
+        if majority and opened_in > 0 and self._is_drawn(job, key):
+            self.rounds[key].winner = update_digest  # if the audit lapses
+            self._open_audit(job, round, attempt, DRAWN_BY_LOT, empty(address))
+        elif majority:
+            self._decide(job, round, attempt, update_digest, votes)
+
+
+@internal
 def _decide(job: uint256, round: uint256, attempt: uint256, winner: bytes32, votes: uint256):
     key: bytes32 = self._key(job, round, attempt)
     grace_until: uint256 = block.timestamp + self.jobs[job].terms.grace_s
+    if self.rounds[key].audit == 0:
+        grace_until += self.jobs[job].terms.appeal_window_s
+    self.rounds[key].phase = REVEAL
     self.rounds[key].winner = winner
     self.rounds[key].grace_until = grace_until
     log events.MajorityReached(
@@ -693,6 +829,7 @@ def _decide(job: uint256, round: uint256, attempt: uint256, winner: bytes32, vot
 def _finalise(job: uint256, round: uint256, attempt: uint256, stop: bool):
     key: bytes32 = self._key(job, round, attempt)
     winner: bytes32 = self.rounds[key].winner
+    self._return_fee(job, key)
     self.rounds[key].phase = SETTLED
     self.rounds[key].last_call_until = 0
     self.jobs[job].base = winner
@@ -728,7 +865,8 @@ def _close(job: uint256, round: uint256, attempt: uint256):
     """
     key: bytes32 = self._key(job, round, attempt)
     self.rounds[key].phase = CLOSED
-    self._return_reserve(job, self.rounds[key].slots - self.votes[key][self.rounds[key].winner])
+    unearned: uint256 = self.rounds[key].slots - self.votes[key][self.rounds[key].winner]
+    self._return_reserve(job, self.jobs[job].terms.reward * unearned)
     log events.RoundClosed(job=job, round=round, attempt=attempt)
 
 
@@ -739,7 +877,8 @@ def _void(job: uint256, round: uint256, attempt: uint256):
     """
     key: bytes32 = self._key(job, round, attempt)
     self.rounds[key].phase = VOID
-    self._return_reserve(job, self.rounds[key].slots)
+    self._return_reserve(job, self.jobs[job].terms.reward * self.rounds[key].slots)
+    self._return_fee(job, key)
     log events.RoundVoided(
         job=job, round=round, attempt=attempt, commits=self.rounds[key].commits, reveals=self.rounds[key].reveals
     )
@@ -764,6 +903,123 @@ def _end(job: uint256, reason: uint256):
     self._credit(self.jobs[job].owner, escrow)
     log events.JobEnded(job=job, reason=reason, rounds=self.jobs[job].settled, base=self.jobs[job].base)
     extcall JobFinder(FINDER).delist_job(job)
+
+
+# --- internal functions: audits ---
+
+@internal
+@view
+def _hash_of(number: uint256) -> bytes32:
+    """
+    @notice A block's hash, which its proposer's signature is part of; zero if BLOCKHASH does not reach it.
+    """
+    if number >= block.number or number + HASHES_MAX < block.number:
+        return empty(bytes32)
+    return blockhash(number)
+
+
+@internal
+@view
+def _is_drawn(job: uint256, key: bytes32) -> bool:
+    """
+    @notice Whether a round with a majority is audited, in a job whose rounds may be: by lot, from its own R values and from the hash of the block that
+            opened the reveals. A lone worker knows its R when it commits, but not that hash. Without one, always.
+    """
+    seed: bytes32 = self.rounds[key].seed
+    if seed == empty(bytes32):
+        return True
+    lot: uint256 = convert(keccak256(concat(b"audit", self.jobs[job].entropy, seed)), uint256)
+    return lot % terms_rules.MILLION < self.jobs[job].terms.audit_ppm
+
+
+@internal
+@view
+def _needs_audit(job: uint256, key: bytes32) -> bool:
+    """
+    @notice Whether a round without a majority at the end of its reveals is audited. Where nobody revealed, nobody could
+            be paid, and who withheld forfeits without it.
+    """
+    return self.jobs[job].terms.audit_ppm > 0 and self.rounds[key].audit == 0 and self.rounds[key].reveals > 0
+
+
+@internal
+@view
+def _appeals_end(job: uint256, key: bytes32) -> uint256:
+    """
+    @notice Until when a majority may be appealed against: when it was reached, if the round may not be audited (again).
+    """
+    grace_until: uint256 = self.rounds[key].grace_until
+    return 0 if grace_until == 0 else grace_until - self.jobs[job].terms.grace_s
+
+
+@internal
+def _open_audit(job: uint256, round: uint256, attempt: uint256, cause: uint256, appellant: address):
+    key: bytes32 = self._key(job, round, attempt)
+    deadline: uint256 = block.timestamp + self.jobs[job].terms.audit_window_s
+    self.rounds[key].phase = AUDIT
+    self.rounds[key].audit = OPEN
+    self.rounds[key].appellant = appellant
+    self.rounds[key].deadline = deadline
+    self.rounds[key].last_call_until = 0
+    log events.AuditOpened(
+        job=job, round=round, attempt=attempt, cause=cause, appellant=appellant, deadline=deadline
+    )
+
+
+@internal
+def _pay_auditor(job: uint256, key: bytes32, update_digest: bytes32):
+    """
+    @notice Pay the fee to the proposer of this block: proposers take turns, so every validator earns the same over time.
+            It comes from the bond of an appeal that the verdict does not bear out, else from the round's reserve.
+    """
+    appellant: address = self.rounds[key].appellant
+    fee: uint256 = self.jobs[job].terms.audit_fee
+    if appellant != empty(address) and update_digest == self.rounds[key].winner:
+        bond: uint256 = self.jobs[job].terms.appeal_bond
+        self.books.reserved -= bond
+        self._burn(bond - fee)
+    else:
+        self._return_bond(job, key)
+        self.rounds[key].fee = 0
+        self.books.reserved -= fee
+    self._credit(block.coinbase, fee)
+
+
+@internal
+def _lapse(job: uint256, round: uint256, attempt: uint256):
+    """
+    @notice End an audit that nobody resolved: the round goes on as if it had not been.
+    """
+    key: bytes32 = self._key(job, round, attempt)
+    self.rounds[key].audit = LAPSED
+    log events.AuditLapsed(job=job, round=round, attempt=attempt)
+    self._return_bond(job, key)
+    winner: bytes32 = self.rounds[key].winner
+    votes: uint256 = self.votes[key][winner]
+    if 2 * votes > self.rounds[key].slots:
+        self._decide(job, round, attempt, winner, votes)
+    else:
+        self._void(job, round, attempt)
+
+
+@internal
+def _return_bond(job: uint256, key: bytes32):
+    appellant: address = self.rounds[key].appellant
+    if appellant != empty(address):
+        bond: uint256 = self.jobs[job].terms.appeal_bond
+        self.books.reserved -= bond
+        self._credit(appellant, bond)
+
+
+@internal
+def _return_fee(job: uint256, key: bytes32):
+    """
+    @notice Return the fee of an audit that did not come, or that an appellant paid.
+    """
+    fee: uint256 = self.rounds[key].fee
+    if fee > 0:
+        self.rounds[key].fee = 0
+        self._return_reserve(job, fee)
 
 
 # --- internal functions: enrolled workers ---
@@ -800,18 +1056,22 @@ def _remove(job: uint256, worker: address):
 
 @internal
 @payable
-def _take_escrow(job: uint256, price: uint256):
-    assert msg.value == price, "replicated: value is not reward * slots * rounds"
+def _take_escrow(job: uint256, rounds: uint256):
+    """
+    @notice Escrow what so many rounds may cost: every slot's reward, and one audit each.
+    """
+    round_max: uint256 = self.jobs[job].terms.reward * self.jobs[job].terms.slots + self.jobs[job].terms.audit_fee
+    price: uint256 = round_max * rounds
+    assert msg.value == price, "replicated: value is not (reward * slots + audit fee) * rounds"
     self.jobs[job].escrow += price
     self.books.escrowed += price
 
 
 @internal
-def _return_reserve(job: uint256, slots: uint256):
+def _return_reserve(job: uint256, amount: uint256):
     """
-    @notice Return the rewards of slots that earned none: to the escrow, or to the owner of a job that has ended.
+    @notice Return rewards that no slot earned, or a fee: to the escrow, or to the owner of a job that has ended.
     """
-    amount: uint256 = self.jobs[job].terms.reward * slots
     self.books.reserved -= amount
     if self.jobs[job].state == ENDED:
         self._credit(self.jobs[job].owner, amount)
@@ -824,6 +1084,13 @@ def _return_reserve(job: uint256, slots: uint256):
 def _credit(account: address, amount: uint256):
     self.balance_of[account] += amount
     self.books.owed += amount
+
+
+@internal
+def _burn(amount: uint256):
+    if amount > 0:
+        self.books.burned += amount
+        send(empty(address), amount)
 
 
 @internal
@@ -846,16 +1113,14 @@ def _settle_seats(job: uint256, worker: address, count: uint256):
         burned += forfeited
         head += 1
     self.enrolments[job][worker].head = head
-    if burned > 0:
-        self.books.burned += burned
-        send(empty(address), burned)
+    self._burn(burned)
 
 
 @internal
 def _settle_seat(job: uint256, round: uint256, attempt: uint256, worker: address) -> (bool, uint256):
     """
     @notice Settle one seat if it is decided: reward and stake to a winner, stake to whoever did what a void round
-            asked, else the stake is forfeited.
+            asked, else the stake is forfeited. In a void round that was audited nobody has revealed the true update.
     @return Whether it is decided, and wei to burn.
     """
     key: bytes32 = self._key(job, round, attempt)
@@ -866,7 +1131,7 @@ def _settle_seat(job: uint256, round: uint256, attempt: uint256, worker: address
     if phase == VOID:
         # a round without enough commits for a majority never asked for reveals
         asked: uint256 = REVEALED if 2 * self.rounds[key].commits > self.rounds[key].slots else COMMITTED
-        keeps = state >= asked
+        keeps = state >= asked and self.rounds[key].audit != RESOLVED
     elif phase == CLOSED or (phase == SETTLED and state == REVEALED):
         keeps = state == REVEALED and self.seats[key][worker].update == self.rounds[key].winner
         if keeps:

@@ -14,6 +14,7 @@ ROUNDS_MAX: constant(uint256) = 2**32
 ATTEMPTS_MAX: constant(uint256) = 255
 WINDOW_MAX_S: constant(uint256) = 365 * 86400
 AMOUNT_MAX: constant(uint256) = 2**96
+MILLION: constant(uint256) = 10**6
 
 
 # --- structs ---
@@ -31,6 +32,11 @@ struct Terms:
     grace_s: uint256  # after a majority, during which only the owner finalises
     deadline: uint256  # seconds since the epoch; no round opens from then on
     auto_finalise: bool  # the deciding reveal finalises the round
+    audit_ppm: uint256  # probability that a decided round is audited, in parts per million; 0: no round is drawn
+    audit_window_s: uint256  # for validators to resolve an audit
+    audit_fee: uint256  # wei, escrowed with each round, to whoever proposes the block with the verdict
+    appeal_window_s: uint256  # after a majority, during which anyone may have it audited; 0: no appeals
+    appeal_bond: uint256  # wei, what an appeal must carry; at least the fee
 
 
 # --- internal functions ---
@@ -52,6 +58,14 @@ def _check(terms: Terms):
     assert self._is_window(terms.last_call_s), "replicated: last call must be 1 s to 365 days"
     assert terms.grace_s <= WINDOW_MAX_S, "replicated: grace over 365 days"
     assert terms.deadline > block.timestamp, "replicated: deadline has passed"
+    assert terms.audit_ppm <= MILLION, "replicated: audit_ppm too large"
+    assert self._is_window(terms.audit_window_s), "replicated: audit window must be 1 s to 365 days"
+    assert terms.audit_fee <= AMOUNT_MAX, "replicated: audit fee too large"
+    if terms.appeal_window_s > 0:
+        assert terms.appeal_window_s <= WINDOW_MAX_S, "replicated: appeal window over 365 days"
+        in_range: bool = terms.audit_fee <= terms.appeal_bond and terms.appeal_bond <= AMOUNT_MAX
+        assert in_range, "replicated: appeal bond must be audit_fee to 2**96"
+        assert not terms.auto_finalise, "replicated: no time for appeals"
 
 
 @internal

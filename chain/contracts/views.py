@@ -23,6 +23,16 @@ VOID: Final = 5
 CLOSED: Final = 6
 PHASES: Final = {COMMIT: "COMMIT", REVEAL: "REVEAL", AUDIT: "AUDIT", SETTLED: "SETTLED", VOID: "VOID", CLOSED: "CLOSED"}
 
+# of an attempt's audit; 0 means that there was none
+AUDIT_OPEN: Final = 1
+AUDIT_RESOLVED: Final = 2
+AUDIT_LAPSED: Final = 3
+
+# why an audit was opened
+DRAWN_BY_LOT: Final = 1
+APPEALED: Final = 2
+UNDECIDED: Final = 3
+
 # states of a job
 WAITING: Final = 1
 RUNNING: Final = 2
@@ -74,10 +84,15 @@ class RoundView:
     commits: int
     reveals: int
     base: bytes
-    winner: bytes  # meaningful once grace_until is set
+    winner: bytes  # meaningful once grace_until is set, or of an audit once it is resolved
     deadline: int
     last_call_until: int  # 0 until expire, anew in each phase
     grace_until: int  # 0 until there is a winner
+    opened_in: int  # block that opened the reveals; 0 if no audit is drawn by lot
+    seed: bytes  # that block's hash, from the first reveal on
+    audit: int  # 0, AUDIT_OPEN, AUDIT_RESOLVED or AUDIT_LAPSED
+    appellant: bytes
+    fee: int  # wei, of an audit that may still come
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +167,7 @@ def job_view(job: int) -> Query[JobView]:
 
 
 def round_view(job: int, round_: int, attempt: int) -> Query[RoundView]:
-    return _query("round_of", lambda value: RoundView(*value), job, round_, attempt)
+    return _query("round_of", _round, job, round_, attempt)
 
 
 def votes_view(job: int, round_: int, attempt: int, update_digest: bytes) -> Query[int]:
@@ -231,6 +246,11 @@ def _as_bytes(address: str) -> bytes:
 def _job(value: tuple[Any, ...]) -> JobView:
     fields = (_as_bytes(value[0]), *value[1:-1], Terms(*value[-1]))
     return JobView(*fields)
+
+
+def _round(value: tuple[Any, ...]) -> RoundView:
+    fields = (*value[:-2], _as_bytes(value[-2]), value[-1])
+    return RoundView(*fields)
 
 
 def _listing(value: tuple[Any, ...]) -> Listing:

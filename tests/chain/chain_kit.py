@@ -12,7 +12,7 @@ from chain.header import address_of_secret
 from chain.store import Store
 from chain.system import System
 from chain.transaction import sign_transaction
-from chain.types import FINALISE, Block, Certificate, Claim, Log, Transaction
+from chain.types import FINALISE, Block, Certificate, Claim, Log, RevealClaim, Transaction
 
 CHAIN_ID = 7
 GENESIS_TIME = 1_000
@@ -34,6 +34,9 @@ _REVERTER_CODE = bytes.fromhex("365f5f37365ffd")
 # slot 0 = blockhash(number - 1)
 HASHER = b"\xc4" * 20
 _HASHER_CODE = bytes.fromhex("60014303405f5500")
+# slot 1 = blockhash(calldata)
+ARCHIVIST = b"\xca" * 20
+_ARCHIVIST_CODE = bytes.fromhex("5f354060015500")
 # returns the block's time
 CLOCK = b"\xc5" * 20
 _CLOCK_CODE = bytes.fromhex("425f5260205ff3")
@@ -57,6 +60,7 @@ CONTRACTS = {
         (LOGGER, _LOGGER_CODE),
         (REVERTER, _REVERTER_CODE),
         (HASHER, _HASHER_CODE),
+        (ARCHIVIST, _ARCHIVIST_CODE),
         (CLOCK, _CLOCK_CODE),
         (SPIRAL, _SPIRAL_CODE),
         (FURNACE, _FURNACE_CODE),
@@ -82,7 +86,7 @@ def claim_of(log: Log) -> Claim | None:
     """Every log of LOGGER states a claim, named by its topic."""
     if log.address != LOGGER:
         return None
-    return Claim(LOGGER, 1, 1, 1, bytes(20), bytes(32), bytes(32), 1, bytes(65), log.topics[0])
+    return RevealClaim(LOGGER, 1, 1, 1, bytes(20), bytes(32), bytes(32), 1, bytes(65), log.topics[0])
 
 
 def claim_digest(claim: Claim, chain_id: int, genesis: bytes) -> bytes:

@@ -4,6 +4,8 @@ It knows nothing of the model beside the contract: where both are wrong in the s
 
 * What came in is held, withdrawn or burned, to the wei; what was forfeited is burned.
 * A seat is settled once. Nobody outside the majority is paid; who revealed the majority's update in a settled round is.
+* A round that is being audited waits; then the verdict's update is paid, and no other, whatever has a majority.
+* An audit is paid once, by who was wrong about it: by an appellant, else by the job's owner.
 * In a void round who did what was asked is made whole, who withheld forfeits.
 * Once all is withdrawn, everybody has what it put in, with what it earned, without what it forfeited or paid.
 """
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 
 from chain.contracts import bindings as b
 from chain.contracts.events import Event, Terms
+from tests.contracts.evm_harness import PROPOSER
 
 Place = tuple[int, int, int]  # job, round, attempt
 
@@ -30,6 +33,10 @@ class Seen:
     winner: bytes | None = None  # once settled
     void: bool = False
     closed: bool = False
+    audits: int = 0
+    auditing: bool = False
+    appellant: bytes | None = None
+    truth: bytes | None = None  # by an audit
 
     @property
     def majority(self) -> bytes | None:
@@ -40,6 +47,13 @@ class Seen:
     @property
     def over(self) -> bool:
         return self.void or self.closed
+
+    @property
+    def due_winner(self) -> bytes | None:
+        """Whose revealers are to be paid, if anybody's are."""
+        if self.truth is not None:
+            return self.truth if self.truth in self.revealed.values() else None
+        return self.majority
 
 
 class Bookkeeper:
@@ -93,21 +107,43 @@ class Bookkeeper:
                 seen.revealed[event.worker] = event.update_digest
             case b.RoundSettled():
                 seen = self.rounds[event.job, event.round, event.attempt]
-                assert event.update_digest == seen.majority, "settled without a majority"
+                assert not seen.auditing, "settled while it was audited"
+                assert event.update_digest == seen.due_winner, "settled without a majority"
                 assert seen.winner is None, "settled twice"
                 seen.winner = event.update_digest
             case b.RoundVoided():
                 seen = self.rounds[event.job, event.round, event.attempt]
-                assert seen.majority is None, "void with a majority"
+                assert seen.due_winner is None, "void with a majority"
+                assert not seen.auditing, "void while it was audited"
                 seen.void = True
             case b.RoundClosed():
                 self.rounds[event.job, event.round, event.attempt].closed = True
+            case b.AuditOpened() | b.Audited() | b.AuditLapsed():
+                self._audit(event, self.rounds[event.job, event.round, event.attempt])
             case b.SeatSettled():
                 self._seat(event)
             case b.Withdrawn():
                 self.withdrawn += event.amount
                 self.due[event.account] -= event.amount
                 assert self.due[event.account] >= 0, "withdrew what is not its own"
+
+    def _audit(self, event: b.AuditOpened | b.Audited | b.AuditLapsed, seen: Seen) -> None:
+        seen.auditing = isinstance(event, b.AuditOpened)
+        terms = self.terms[event.job]
+        match event:
+            case b.AuditOpened():
+                seen.audits += 1
+                assert seen.audits == 1, "audited twice"
+                assert event.cause != b.UNDECIDED or seen.majority is None, "undecided with a majority"
+                seen.appellant = event.appellant if event.cause == b.APPEALED else None
+            case b.Audited():
+                seen.truth = event.update_digest
+                self.due[PROPOSER] += terms.audit_fee
+                if seen.appellant is not None and seen.majority == seen.truth:
+                    self.due[seen.appellant] -= terms.appeal_bond
+                    self.burned += terms.appeal_bond - terms.audit_fee
+                else:
+                    self.due[self.owners[event.job]] -= terms.audit_fee
 
     def _seat(self, event: b.SeatSettled) -> None:
         place = (event.job, event.round, event.attempt)
@@ -117,7 +153,8 @@ class Bookkeeper:
         assert event.worker in seen.slots, "a seat that nobody held"
         if seen.void:
             asked = seen.revealed if 2 * len(seen.committed) > len(seen.slots) else seen.committed
-            expected = (0, 0 if event.worker in asked else terms.stake)
+            kept = event.worker in asked and seen.truth is None
+            expected = (0, 0 if kept else terms.stake)
             assert (event.earned, event.forfeited) == expected, "a void round makes whole who did its part, only"
         else:
             assert seen.winner is not None, "settled before it was decided"

@@ -27,6 +27,7 @@ from chain.types import Log
 CHAIN_ID = 1337
 BLOCK_GAS = 10_000_000  # the default of a network file
 WEALTH = 10**36
+PROPOSER = b"\xcb" * 20
 CODE_MAX = 24_576  # EIP-170
 
 T = TypeVar("T")
@@ -70,10 +71,12 @@ class Evm:
     @property
     def parent_hash(self) -> bytes:
         """What the contract sees as the parent block's hash."""
-        return keccak(b"block" + (self.number - 1).to_bytes(8, "big"))
+        return hash_of_block(self.number - 1)
 
-    def place(self, address: bytes, code: bytes, storage: dict[int, int] | None = None) -> None:
-        assert len(code) <= CODE_MAX
+    def place(
+        self, address: bytes, code: bytes, storage: dict[int, int] | None = None, code_max: int = CODE_MAX
+    ) -> None:
+        assert len(code) <= code_max
         self.state.set_code(address, code)
         self.state.set_nonce(address, 1)
         for slot, value in (storage or {}).items():
@@ -127,17 +130,22 @@ class Evm:
 
     def _context(self) -> ExecutionContext:
         return ExecutionContext(
-            coinbase=b"\xcb" * 20,
+            coinbase=PROPOSER,
             timestamp=self.timestamp,
             block_number=self.number,
             difficulty=0,
             mix_hash=bytes(32),
             gas_limit=BLOCK_GAS,
-            prev_hashes=(self.parent_hash,),
+            prev_hashes=(hash_of_block(number) for number in range(self.number - 1, -1, -1)),
             chain_id=CHAIN_ID,
             base_fee_per_gas=7,
             excess_blob_gas=0,
         )
+
+
+def hash_of_block(number: int) -> bytes:
+    """What the contract sees as a block's hash."""
+    return keccak(b"block" + number.to_bytes(8, "big"))
 
 
 def _reason(output: bytes) -> str:

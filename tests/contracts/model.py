@@ -17,13 +17,11 @@ from chain import masking
 from chain.contracts import REPLICATED, REPLICATED_KIND
 from chain.contracts import bindings as b
 from chain.contracts.events import Event, Terms
+from tests.contracts.evm_harness import PROPOSER, hash_of_block
+from tests.contracts.model_terms import Refused, check_terms, need
 
-YEAR_S = 365 * 86_400
 UPDATE_SIZE_MAX = 64 * 2**20
-
-
-class Refused(Exception):
-    """The contract would revert with this string."""
+ZERO = bytes(20)
 
 
 @dataclass
@@ -45,6 +43,11 @@ class Round:
     last_call_until: int = 0
     grace_until: int = 0
     rewards_paid: int = 0
+    opened_in: int = 0
+    seed: bytes = bytes(32)
+    audit: int = 0
+    appellant: bytes = ZERO
+    fee: int = 0
 
     @property
     def commits(self) -> int:
@@ -71,6 +74,7 @@ class Round:
 @dataclass
 class Job:
     owner: bytes
+    manifest: bytes
     update_size: int
     seed: bytes
     base: bytes
@@ -96,14 +100,13 @@ class Model:
         self.jobs: dict[int, Job] = {}
         self.owed: dict[bytes, int] = defaultdict(int)
         self.burned = 0
-        self.now = 0
-        self.parent_hash = bytes(32)
+        self.now = self.block = 0
         self.events: list[Event] = []
 
-    def call(self, now: int, parent_hash: bytes, act: Callable[[], None]) -> list[Event]:
+    def call(self, now: int, block: int, act: Callable[[], None]) -> list[Event]:
         """Run one bound method as a transaction."""
         before = copy.deepcopy(self.__dict__)
-        self.now, self.parent_hash, self.events = now, parent_hash, []
+        self.now, self.block, self.events = now, block, []
         try:
             act()
         except Refused:
@@ -115,12 +118,16 @@ class Model:
         jobs = self.jobs.values()
         return b.Books(
             escrowed=sum(job.escrow for job in jobs),
-            reserved=sum(job.terms.reward * r.rewards_unpaid for job in jobs for r in job.rounds.values()),
+            reserved=sum(self.reserved(job, each) for job in jobs for each in job.rounds.values()),
             free=sum(sum(job.free.values()) for job in jobs),
             locked=sum(job.terms.stake * sum(map(len, job.queues.values())) for job in jobs),
             owed=sum(self.owed.values()),
             burned=self.burned,
         )
+
+    def reserved(self, job: Job, each: Round) -> int:
+        bonded = each.phase == b.AUDIT and each.appellant != ZERO
+        return job.terms.reward * each.rewards_unpaid + each.fee + job.terms.appeal_bond * bonded
 
     # ---- owners ----
 
@@ -129,16 +136,17 @@ class Model:
     ) -> None:
         check_terms(terms, self.now)
         need(1 <= size <= UPDATE_SIZE_MAX, "update size out of range")
-        need(value == terms.escrow, "value is not reward * slots * rounds")
+        need(value == terms.escrow, "value is not (reward * slots + audit fee) * rounds")
         number = len(self.jobs) + 1
-        self.jobs[number] = Job(sender, size, seed, base, terms, escrow=value)
+        self.jobs[number] = Job(sender, manifest, size, seed, base, terms, escrow=value)
         self.log(b.JobPosted(number, sender, manifest, base, size, seed, terms))
         self.log(b.JobListed(REPLICATED_KIND, REPLICATED, number))
 
     def top_up(self, sender: bytes, value: int, number: int, rounds: int) -> None:
         job = self.open_job(number)
         need(1 <= rounds <= 2**32 - job.terms.rounds_max, "rounds out of range")
-        need(value == job.terms.reward * job.terms.slots * rounds, "value is not reward * slots * rounds")
+        round_max = job.terms.reward * job.terms.slots + job.terms.audit_fee
+        need(value == round_max * rounds, "value is not (reward * slots + audit fee) * rounds")
         job.escrow += value
         job.terms = replace(job.terms, rounds_max=job.terms.rounds_max + rounds)
         self.log(b.JobToppedUp(number, job.terms.rounds_max))
@@ -188,7 +196,8 @@ class Model:
         self, sender: bytes, number: int, round_: int, attempt: int, r: bytes, mask: bytes, update: bytes
     ) -> None:
         open_round = self.round(number, round_, attempt)
-        need(open_round is not None and open_round.phase in (b.REVEAL, b.SETTLED), "round takes no reveals")
+        phases = (b.REVEAL, b.AUDIT, b.SETTLED)
+        need(open_round is not None and open_round.phase in phases, "round takes no reveals")
         assert open_round is not None
         seat = open_round.seats.get(sender)
         need(seat is not None and seat.state >= b.COMMITTED, "caller has not committed")
@@ -203,10 +212,8 @@ class Model:
         self.log(b.Revealed(number, round_, sender, attempt, ctx, seat.ciphertext, job.update_size, r, mask, update))
         if open_round.phase == b.SETTLED:
             self.close_if_all_revealed(number, round_, attempt)
-        elif open_round.winner is None:
-            job.entropy = xor(job.entropy, keccak(b"draw" + r))
-            if 2 * open_round.votes(update) > len(open_round.seats):
-                self.decide(number, round_, attempt, update)
+        elif open_round.grace_until == 0:
+            self.count(number, round_, attempt, r, update)
         self.settle_seats(number, sender, 2)
 
     def withdraw(self, sender: bytes, number: int) -> None:
@@ -221,11 +228,46 @@ class Model:
 
     # ---- anyone ----
 
+    def appeal(self, sender: bytes, value: int, number: int, round_: int, attempt: int) -> None:
+        found = self.round(number, round_, attempt)
+        decided = found is not None and found.phase == b.REVEAL and found.grace_until > 0 and found.audit == 0
+        need(decided, "no appeal is open")
+        assert found is not None
+        job = self.jobs[number]
+        need(self.now < found.grace_until - job.terms.grace_s, "no appeal is open")
+        need(value == job.terms.appeal_bond, "not the bond's value")
+        found.grace_until = 0
+        self.open_audit(number, round_, attempt, b.APPEALED, sender)
+
+    def resolve(self, sender: bytes, number: int, round_: int, attempt: int, update: bytes) -> None:
+        found = self.round(number, round_, attempt)
+        need(found is not None and found.phase == b.AUDIT, "round has no audit")
+        assert found is not None
+        job = self.jobs[number]
+        ctx = masking.audit_context(self.chain_id, REPLICATED, number, round_, attempt)
+        batch_seed = keccak(job.seed + word(round_) + word(attempt))
+        size = job.update_size
+        self.log(b.Audited(number, round_, attempt, ctx, job.manifest, found.base, batch_seed, size, update))
+        if found.appellant != ZERO and update == found.winner:
+            self.burned += job.terms.appeal_bond - job.terms.audit_fee
+        else:
+            self.owed[found.appellant] += job.terms.appeal_bond if found.appellant != ZERO else 0
+            found.fee = 0
+        self.owed[PROPOSER] += job.terms.audit_fee
+        found.audit, found.winner = b.AUDIT_RESOLVED, update
+        if found.votes(update):
+            self.decide(number, round_, attempt, update)
+        else:
+            self.open_reveals(number, round_, attempt)
+
     def finalise(self, sender: bytes, number: int, round_: int, attempt: int, stop: bool) -> None:
         open_round = self.round(number, round_, attempt)
         need(open_round is not None and open_round.phase == b.REVEAL, "round takes no finalise")
         assert open_round is not None
-        need(open_round.winner is not None, "no majority")
+        need(open_round.grace_until > 0, "no majority")
+        if open_round.audit == 0:
+            appeals_end = open_round.grace_until - self.jobs[number].terms.grace_s
+            need(self.now >= appeals_end, "appeals may come")
         if sender != self.jobs[number].owner:
             need(not stop, "only the owner may stop")
             need(self.now >= open_round.grace_until, "grace has not passed")
@@ -246,8 +288,15 @@ class Model:
             self.close_round(number, round_, attempt)
         elif open_round.phase == b.COMMIT and 2 * open_round.commits > len(open_round.seats):
             self.open_reveals(number, round_, attempt)
+        elif open_round.phase == b.AUDIT:
+            self.lapse(number, round_, attempt)
+        elif (
+            open_round.phase == b.REVEAL and not open_round.grace_until
+            and open_round.audit == 0 and open_round.reveals and self.jobs[number].terms.audit_ppm
+        ):  # fmt: skip
+            self.open_audit(number, round_, attempt, b.UNDECIDED, ZERO)
         else:
-            need(open_round.winner is None, "finalise first")
+            need(open_round.grace_until == 0, "finalise first")
             self.void_round(number, round_, attempt)
 
     def end(self, sender: bytes, number: int) -> None:
@@ -266,16 +315,20 @@ class Model:
         job = self.jobs[number]
         round_, attempt = job.settled + 1, job.attempt
         if (round_, attempt) == (1, 1):
-            job.entropy = self.parent_hash
+            job.entropy = hash_of_block(self.block - 1)
         drawn = self.draw(number)
         if len(drawn) < job.terms.workers_min:
             job.state = b.WAITING
             self.log(b.JobWaiting(number, len(job.pool)))
             return
+        if job.escrow < job.terms.reward * len(drawn) + job.terms.audit_fee:
+            self.end_job(number, b.FAILED)
+            return
         job.state = b.RUNNING
-        job.escrow -= job.terms.reward * len(drawn)
+        job.escrow -= job.terms.reward * len(drawn) + job.terms.audit_fee
         deadline = self.now + job.terms.commit_window_s
-        job.rounds[round_, attempt] = Round(job.base, deadline, {worker: Seat() for worker in drawn})
+        seats = {worker: Seat() for worker in drawn}
+        job.rounds[round_, attempt] = Round(job.base, deadline, seats, fee=job.terms.audit_fee)
         for worker in drawn:
             job.free[worker] -= job.terms.stake
             job.queues[worker].append((round_, attempt))
@@ -308,13 +361,60 @@ class Model:
         open_round.phase = b.REVEAL
         open_round.deadline = self.now + job.terms.reveal_window_s
         open_round.last_call_until = 0
+        open_round.opened_in = self.block if job.terms.audit_ppm else 0
         self.log(b.RevealOpened(number, round_, attempt, open_round.commits, open_round.deadline))
+
+    def count(self, number: int, round_: int, attempt: int, r: bytes, update: bytes) -> None:
+        job = self.jobs[number]
+        found = job.rounds[round_, attempt]
+        majority = 2 * found.votes(update) > len(found.seats)
+        match found.audit:
+            case b.AUDIT_RESOLVED:
+                if update == found.winner:
+                    self.decide(number, round_, attempt, update)
+            case b.AUDIT_OPEN:
+                pass  # whether there is a majority is asked again if the audit lapses
+            case _:
+                job.entropy = xor(job.entropy, keccak(b"draw" + r))
+                if found.reveals == 1 and 0 < found.opened_in < self.block <= found.opened_in + 256:
+                    found.seed = hash_of_block(found.opened_in)
+                if majority and self.is_drawn(job, found):
+                    found.winner = update
+                    self.open_audit(number, round_, attempt, b.DRAWN_BY_LOT, ZERO)
+                elif majority:
+                    self.decide(number, round_, attempt, update)
+
+    def is_drawn(self, job: Job, found: Round) -> bool:
+        if job.terms.audit_ppm == 0 or found.seed == bytes(32):
+            return job.terms.audit_ppm > 0
+        return int.from_bytes(keccak(b"audit" + job.entropy + found.seed), "big") % 10**6 < job.terms.audit_ppm
+
+    def open_audit(self, number: int, round_: int, attempt: int, cause: int, appellant: bytes) -> None:
+        found = self.jobs[number].rounds[round_, attempt]
+        found.phase, found.audit, found.appellant = b.AUDIT, b.AUDIT_OPEN, appellant
+        found.deadline = self.now + self.jobs[number].terms.audit_window_s
+        found.last_call_until = 0
+        self.log(b.AuditOpened(number, round_, attempt, cause, appellant, found.deadline))
+
+    def lapse(self, number: int, round_: int, attempt: int) -> None:
+        found = self.jobs[number].rounds[round_, attempt]
+        found.audit = b.AUDIT_LAPSED
+        self.log(b.AuditLapsed(number, round_, attempt))
+        if found.appellant != ZERO:
+            self.owed[found.appellant] += self.jobs[number].terms.appeal_bond
+        updates = {seat.update for seat in found.seats.values() if seat.update}
+        majority = [update for update in updates if 2 * found.votes(update) > len(found.seats)]
+        if majority:
+            self.decide(number, round_, attempt, majority[0])
+        else:
+            self.void_round(number, round_, attempt)
 
     def decide(self, number: int, round_: int, attempt: int, winner: bytes) -> None:
         job = self.jobs[number]
         open_round = job.rounds[round_, attempt]
-        open_round.winner = winner
-        open_round.grace_until = self.now + job.terms.grace_s
+        open_round.phase, open_round.winner = b.REVEAL, winner
+        appeals_s = 0 if open_round.audit else job.terms.appeal_window_s
+        open_round.grace_until = self.now + appeals_s + job.terms.grace_s
         votes = open_round.votes(winner)
         self.log(b.MajorityReached(number, round_, attempt, winner, votes, open_round.grace_until))
         if job.terms.auto_finalise:
@@ -324,6 +424,7 @@ class Model:
         job = self.jobs[number]
         open_round = job.rounds[round_, attempt]
         assert open_round.winner is not None
+        self.give_back_fee(number, open_round)
         open_round.phase, open_round.last_call_until = b.SETTLED, 0
         job.base, job.settled, job.attempt = open_round.winner, round_, 1
         votes = open_round.votes(open_round.winner)
@@ -348,14 +449,16 @@ class Model:
     def close_round(self, number: int, round_: int, attempt: int) -> None:
         open_round = self.jobs[number].rounds[round_, attempt]
         open_round.phase = b.CLOSED
-        self.give_back(number, len(open_round.seats) - open_round.votes(open_round.winner))
+        unearned = len(open_round.seats) - open_round.votes(open_round.winner)
+        self.give_back(number, self.jobs[number].terms.reward * unearned)
         self.log(b.RoundClosed(number, round_, attempt))
 
     def void_round(self, number: int, round_: int, attempt: int) -> None:
         job = self.jobs[number]
         open_round = job.rounds[round_, attempt]
         open_round.phase = b.VOID
-        self.give_back(number, len(open_round.seats))
+        self.give_back(number, job.terms.reward * len(open_round.seats))
+        self.give_back_fee(number, open_round)
         self.log(b.RoundVoided(number, round_, attempt, open_round.commits, open_round.reveals))
         job.attempt = attempt + 1
         job.entropy = keccak(job.entropy + word(attempt))
@@ -386,12 +489,16 @@ class Model:
         self.owed[worker] += released
         return released
 
-    def give_back(self, number: int, slots: int) -> None:
+    def give_back(self, number: int, amount: int) -> None:
         job = self.jobs[number]
         if job.state == b.ENDED:
-            self.owed[job.owner] += job.terms.reward * slots
+            self.owed[job.owner] += amount
         else:
-            job.escrow += job.terms.reward * slots
+            job.escrow += amount
+
+    def give_back_fee(self, number: int, found: Round) -> None:
+        fee, found.fee = found.fee, 0
+        self.give_back(number, fee)
 
     def settle_seats(self, number: int, worker: bytes, count: int) -> None:
         queue = self.jobs[number].queues[worker]
@@ -406,6 +513,8 @@ class Model:
         seat = seat_round.seats[worker]
         won = False
         match seat_round.phase:
+            case b.VOID if seat_round.audit == b.AUDIT_RESOLVED:
+                keeps = False  # who revealed the true update would have decided it
             case b.VOID if 2 * seat_round.commits > len(seat_round.seats):
                 keeps = seat.update != b""
             case b.VOID:
@@ -453,28 +562,10 @@ class Model:
 
     def unclosed_round(self, number: int, round_: int, attempt: int) -> Round:
         found = self.round(number, round_, attempt)
-        need(found is not None and found.phase in (b.COMMIT, b.REVEAL, b.SETTLED), "round is not open")
+        phases = (b.COMMIT, b.REVEAL, b.AUDIT, b.SETTLED)
+        need(found is not None and found.phase in phases, "round is not open")
         assert found is not None
         return found
-
-
-def check_terms(terms: Terms, now: int) -> None:
-    need(terms.reward <= 2**96, "reward too large")
-    need(terms.stake <= 2**96, "stake too large")
-    need(terms.slots <= 31 and terms.slots % 2 == 1, "slots must be odd, 1 to 31")
-    need(1 <= terms.workers_min <= terms.slots, "workers_min must be 1 to slots")
-    need(1 <= terms.rounds_max <= 2**32, "rounds out of range")
-    need(1 <= terms.attempts_max <= 255, "attempts_max must be 1 to 255")
-    need(1 <= terms.commit_window_s <= YEAR_S, "commit window must be 1 s to 365 days")
-    need(1 <= terms.reveal_window_s <= YEAR_S, "reveal window must be 1 s to 365 days")
-    need(1 <= terms.last_call_s <= YEAR_S, "last call must be 1 s to 365 days")
-    need(terms.grace_s <= YEAR_S, "grace over 365 days")
-    need(terms.deadline > now, "deadline has passed")
-
-
-def need(holds: bool, reason: str) -> None:
-    if not holds:
-        raise Refused(f"replicated: {reason}")
 
 
 def word(value: int) -> bytes:

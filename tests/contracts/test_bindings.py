@@ -15,7 +15,7 @@ from chain.contracts import bindings as b
 from chain.types import Log
 from tests.contracts.world import BASE, GOOD, MANIFEST, SEED, TERMS, UPDATE_SIZE, WORKERS
 
-TERMS_TYPE = "(uint256,uint256,uint256,uint256,uint256,uint256,uint256,uint256,uint256,uint256,uint256,bool)"
+TERMS_TYPE = f"({','.join(['uint256'] * 11)},bool,{','.join(['uint256'] * 5)})"
 TERMS_VALUES = tuple(getattr(TERMS, field.name) for field in fields(TERMS))
 MASK = bytes(range(65))
 CONTRACTS = sorted(set(compiled()) - {"vyper"})
@@ -60,10 +60,13 @@ def test_numbers_of_phases_states_and_reasons_are_those_of_the_contract() -> Non
     with open(source) as file:
         text = file.read()
     for name in (
-        "COMMIT", "REVEAL", "SETTLED", "VOID", "CLOSED", "WAITING", "RUNNING", "ENDED", "FINISHED", "STOPPED",
-        "CANCELLED", "DEADLINE", "FAILED", "DRAWN", "COMMITTED", "REVEALED", "SEAT_SETTLED",
+        "COMMIT", "REVEAL", "AUDIT", "SETTLED", "VOID", "CLOSED", "WAITING", "RUNNING", "ENDED", "FINISHED", "STOPPED",
+        "CANCELLED", "DEADLINE", "FAILED", "DRAWN", "COMMITTED", "REVEALED", "SEAT_SETTLED", "DRAWN_BY_LOT",
+        "APPEALED", "UNDECIDED",
     ):  # fmt: skip
         assert f"\n{name}: constant(uint256) = {getattr(views, name)}\n" in text
+    for name in ("OPEN", "RESOLVED", "LAPSED"):
+        assert f"\n{name}: constant(uint256) = {getattr(views, f'AUDIT_{name}')}\n" in text
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,14 @@ def test_numbers_of_phases_states_and_reasons_are_those_of_the_contract() -> Non
             "finalise(uint256,uint256,uint256,bool)",
             ["uint256"] * 3 + ["bool"],
             [7, 2, 1, True],
+            0,
+        ),
+        (b.appeal(7, 2, 1, 99), "appeal(uint256,uint256,uint256)", ["uint256"] * 3, [7, 2, 1], 99),
+        (
+            b.resolve(7, 2, 1, GOOD),
+            "resolve(uint256,uint256,uint256,bytes32)",
+            ["uint256"] * 3 + ["bytes32"],
+            [7, 2, 1, GOOD],
             0,
         ),
         (b.expire(7, 2, 1), "expire(uint256,uint256,uint256)", ["uint256"] * 3, [7, 2, 1], 0),

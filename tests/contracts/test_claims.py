@@ -9,6 +9,7 @@ from eth_hash.auto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chain import masking
 from chain.claims import (
     Attestations,
     claim_digest,
@@ -18,13 +19,26 @@ from chain.claims import (
 )
 from chain.contracts import REPLICATED
 from chain.contracts import bindings as b
-from chain.types import Attestation, Claim, InvalidVote
-from tests.contracts.world import GOOD, UPDATE_SIZE, WORKER_KEYS, WORKERS, World, address_of, secrets
+from chain.types import Attestation, AuditClaim, InvalidVote, RevealClaim
+from tests.contracts.evm_harness import CHAIN_ID
+from tests.contracts.world import (
+    BASE,
+    GOOD,
+    MANIFEST,
+    SEED,
+    STRANGER,
+    UPDATE_SIZE,
+    WORKER_KEYS,
+    WORKERS,
+    World,
+    address_of,
+    secrets,
+)
 
 KEYS = WORKER_KEYS[:4]
 VALIDATORS = tuple(map(address_of, KEYS))
 GENESIS = keccak(b"genesis")
-CLAIM = Claim(
+CLAIM = RevealClaim(
     contract=REPLICATED,
     job=1,
     round=2,
@@ -37,6 +51,18 @@ CLAIM = Claim(
     update=keccak(b"M"),
 )
 DIGEST = claim_digest(CLAIM, 1337, GENESIS)
+AUDIT = AuditClaim(
+    contract=REPLICATED,
+    job=1,
+    round=2,
+    attempt=1,
+    ctx=keccak(b"ctx"),
+    manifest=keccak(b"manifest"),
+    base=keccak(b"base"),
+    batch_seed=keccak(b"batches"),
+    size=1_000,
+    update=keccak(b"M"),
+)
 
 
 def unsigned(claim: bytes, verdict: bool, signer: int) -> Attestation:
@@ -57,6 +83,38 @@ def test_a_reveal_logs_the_claim_and_the_bindings_read_it_from_log_and_event() -
     assert (claim.worker, claim.mask, claim.update, claim.size) == (worker, mask, GOOD, UPDATE_SIZE)
     assert claim.ciphertext == keccak(b"C" + worker)
     assert b.claim_of(done.events[0]) == claim
+
+
+def test_a_verdict_logs_a_claim_that_names_all_that_it_takes_to_recompute_it() -> None:
+    world = World()
+    job = world.post(slots=1, workers_min=1, audit_ppm=10**6)
+    world.enrol(job, 1)
+    world.commit(job)
+    world.reveal(job, {WORKERS[0]: GOOD})
+    done = world.run(STRANGER, b.resolve(job, 1, 1, GOOD))
+    (claim,) = [claim for log in done.logs if (claim := b.claim_of(log)) is not None]
+    batch_seed = keccak(SEED + (1).to_bytes(32, "big") * 2)
+    ctx = masking.audit_context(CHAIN_ID, REPLICATED, job, 1, 1)
+    assert claim == AuditClaim(REPLICATED, job, 1, 1, ctx, MANIFEST, BASE, batch_seed, UPDATE_SIZE, GOOD)
+    assert b.claim_of(done.events[0]) == claim
+    assert b.claim_of(replace(done.logs[0], address=b"\x01" * 20)) is None
+
+
+@pytest.mark.parametrize("field", ["ctx", "manifest", "base", "batch_seed", "size", "update"])
+def test_every_fact_of_an_audit_is_in_its_digest(field: str) -> None:
+    other = 1_001 if field == "size" else bytes(32)
+    assert claim_digest(replace(AUDIT, **{field: other}), 1337, GENESIS) != claim_digest(AUDIT, 1337, GENESIS)
+    assert claim_digest(AUDIT, 1338, GENESIS) != claim_digest(AUDIT, 1337, GENESIS)
+
+
+def test_no_audit_has_the_digest_of_a_reveal() -> None:
+    """Not even with the same bytes throughout, which no chain would log: a domain keeps them apart."""
+    reveal = replace(CLAIM, ciphertext=bytes(32), mask=b"", update=bytes(32))
+    audit = replace(AUDIT, manifest=reveal.ciphertext, base=bytes(32), batch_seed=bytes(32), update=bytes(32))
+    assert claim_digest(audit, 1337, GENESIS) != claim_digest(reveal, 1337, GENESIS)
+    parts = (AUDIT.ctx, AUDIT.manifest, AUDIT.base, AUDIT.batch_seed, AUDIT.size.to_bytes(32, "big"), AUDIT.update)
+    known = keccak(keccak(b"flnode/claim/audit/1") + (1337).to_bytes(32, "big") + GENESIS + b"".join(parts))
+    assert claim_digest(AUDIT, 1337, GENESIS) == known
 
 
 def test_the_same_log_of_another_contract_is_no_claim() -> None:

@@ -14,6 +14,7 @@ from chain.contracts import bindings as b
 from chain.contracts import calls, compiled
 from chain.contracts.calls import Call
 from chain.genesis import GAS_LIMIT_MIN
+from tests.contracts.audits_kit import ALWAYS, APPEALS, BOND
 from tests.contracts.evm_harness import BLOCK_GAS
 from tests.contracts.world import (
     BASE,
@@ -199,6 +200,43 @@ def test_an_auto_finalised_majority_opens_the_next_round_within_its_gas(table: d
     assert world.job(job).settled == 1
 
 
+def test_audits(table: dict[str, int]) -> None:
+    """In pools of 31, so that what depends on the pool would show."""
+    world = World()
+    terms = replace(TERMS, slots=31, workers_min=31, **APPEALS | ALWAYS)
+    gas_of(world, table, "post, with audits and appeals", OWNER, b.post(MANIFEST, BASE, UPDATE_SIZE, SEED, terms))
+    job = world.post(slots=31, workers_min=31, **ALWAYS)
+    world.enrol(job, 31)
+    world.commit(job)
+    world.wait(1)
+    *others, last = world.slots[:16]
+    world.reveal(job, dict.fromkeys(others, GOOD))
+    deciding = reveal_call(last, job, 1, 1, GOOD)
+    deciding = Call(deciding.to, 0, deciding.data, calls.REVEAL_GAS)
+    gas_of(world, table, "reveal that is drawn to be audited, 31 slots", last, deciding)
+    verdict = b.resolve(job, 1, 1, GOOD, auto_finalise=False)
+    gas_of(world, table, "resolve, 31 slots", STRANGER, verdict)
+    appealed = world.post(slots=31, workers_min=31, **APPEALS)
+    world.enrol(appealed, 31)
+    world.commit(appealed)
+    world.wait(1)
+    world.reveal(appealed, dict.fromkeys(world.slots[:16], GOOD))
+    gas_of(world, table, "appeal, 31 slots", STRANGER, b.appeal(appealed, 1, 1, BOND))
+    verdict = b.resolve(appealed, 1, 1, GOOD, auto_finalise=False)
+    gas_of(world, table, "resolve of an appeal that was wrong, 31 slots", STRANGER, verdict)
+    small, large = (three_or_more(slots) for slots in (3, 31))
+    assert abs(small - large) < GROWTH_MAX
+
+
+def three_or_more(slots: int) -> int:
+    """Gas of the verdict on a round of so many slots."""
+    world = World()
+    job = world.post(slots=slots, workers_min=slots, **ALWAYS)
+    world.enrol(job, slots)
+    play(world, job, 1)
+    return world.run(STRANGER, b.resolve(job, 1, 1, GOOD, auto_finalise=False)).gas_used
+
+
 @pytest.mark.parametrize("count", [4, 99, 100])
 def test_changing_the_validators(table: dict[str, int], count: int) -> None:
     """The dearest change moves 99 validators up; a network with the least gas limit has room for it."""
@@ -223,6 +261,7 @@ def measure_all(table: dict[str, int]) -> None:
     test_calls_that_settle_seats_on_the_way(table)
     test_the_dearest_openings_fit_their_gas_and_a_block(table)
     test_an_auto_finalised_majority_opens_the_next_round_within_its_gas(table)
+    test_audits(table)
     for count in (4, 100):
         test_changing_the_validators(table, count)
 

@@ -22,7 +22,7 @@ from chain.contracts.events import Event, Terms
 from chain.masking import SECP256K1_ORDER
 from tests.contracts.bookkeeper import Bookkeeper
 from tests.contracts.callers import CALLERS, FORWARDER, REFUSER, code_of, through
-from tests.contracts.evm_harness import CHAIN_ID, WEALTH, Evm, Reverted
+from tests.contracts.evm_harness import CHAIN_ID, PROPOSER, WEALTH, Evm, Reverted
 from tests.contracts.model import UPDATE_SIZE_MAX, Model, Refused
 from tests.contracts.world import BAD, BASE, GOOD, KEYS, MANIFEST, NOW, OWNER, SEED, STRANGER, WORKERS, secrets
 
@@ -39,9 +39,11 @@ TERMS = Terms(
     grace_s=10,
     deadline=NOW + 3_000,
     auto_finalise=False,
+    audit_window_s=50,
+    appeal_bond=100,
 )
 POOL = (*WORKERS[:6], *CALLERS)
-PEOPLE = (*POOL, OWNER, STRANGER)
+PEOPLE = (*POOL, OWNER, STRANGER, PROPOSER)
 JOBS_MAX = 2
 LATE = 60  # calls before anybody tries to end a job
 
@@ -67,6 +69,11 @@ terms_strategy = st.builds(
     grace_s=mostly(10, 0),
     deadline=mostly(NOW + 3_000, NOW),
     auto_finalise=st.booleans(),
+    audit_ppm=st.sampled_from((0, 10**6, 400_000, 10**6 + 1)),
+    audit_window_s=mostly(50, 0),
+    audit_fee=mostly(70, 0, 2**96 + 1),
+    appeal_window_s=mostly(0, 15, 366 * 86_400),
+    appeal_bond=mostly(100, 0, 2**96 + 1),
 )
 
 
@@ -93,7 +100,7 @@ class Everybody(RuleBasedStateMachine):
         refused = reverted = None
         expected, done = [], []
         try:
-            expected = self.model.call(self.evm.timestamp, self.evm.parent_hash, act)
+            expected = self.model.call(self.evm.timestamp, self.evm.number, act)
         except Refused as error:
             refused = str(error)
         try:
@@ -103,6 +110,7 @@ class Everybody(RuleBasedStateMachine):
         assert reverted == refused
         assert done == expected
         event(f"{act.__name__}: {refused or 'done'}")
+        self.evm.number += 1
         self.check_books()
         return refused is None
 
@@ -126,9 +134,19 @@ class Everybody(RuleBasedStateMachine):
 
     # ---- owners ----
 
-    @initialize(auto=st.booleans(), slots=st.sampled_from((3, 1, 5)), stake=mostly(300, 0))
-    def first_job(self, auto: bool, slots: int, stake: int) -> None:
-        terms = replace(TERMS, auto_finalise=auto, slots=slots, workers_min=min(slots, 3), stake=stake)
+    @initialize(
+        auto=st.booleans(),
+        slots=st.sampled_from((3, 1, 5)),
+        stake=mostly(300, 0),
+        audit_ppm=st.sampled_from((0, 500_000, 10**6)),
+        appeals=st.booleans(),
+        fee=mostly(70, 0),
+    )
+    def first_job(self, auto: bool, slots: int, stake: int, audit_ppm: int, appeals: bool, fee: int) -> None:
+        terms = replace(
+            TERMS, auto_finalise=auto and not appeals, slots=slots, workers_min=min(slots, 3), stake=stake,
+            audit_ppm=audit_ppm, audit_fee=fee, appeal_window_s=15 if appeals else 0,
+        )  # fmt: skip
         self.send_post(OWNER, terms, terms.escrow, 1_000)
         for worker in POOL[:4]:
             self.send_enrol(worker, 1, 600)
@@ -200,6 +218,13 @@ class Everybody(RuleBasedStateMachine):
         for number, worker in enumerate(slots):
             if number != absent:
                 self.send_reveal(worker, place, "own", BAD if number == liar else GOOD)
+        if self.terms(job).appeal_window_s:
+            if data.draw(st.booleans(), label="appeal"):
+                self.send_appeal(POOL[liar], place, 0)
+            else:
+                self.pass_time(15)
+        if data.draw(mostly(True, False), label="audit resolved"):
+            self.send_resolve(STRANGER, place, data.draw(mostly(GOOD, BAD, keccak(b"nobody's")), label="verdict"))
         self.send_finalise(OWNER, place, stop=False)
         if late and absent < len(slots):
             self.send_reveal(slots[absent], place, "own", GOOD)
@@ -269,6 +294,22 @@ class Everybody(RuleBasedStateMachine):
         values = (*place, stop)
         self.both(sender, b.finalise(*values), named("finalise", self.model.finalise, sender, *values))
 
+    @rule(data=st.data(), sender=st.sampled_from(PEOPLE), short=mostly(0, 1))
+    def appeal(self, data: st.DataObject, sender: bytes, short: int) -> None:
+        self.send_appeal(sender, self.some_round(data), short)
+
+    def send_appeal(self, sender: bytes, place: tuple[int, int, int], short: int) -> None:
+        call = b.appeal(*place, max(0, self.terms(place[0]).appeal_bond - short))
+        self.both(sender, call, named("appeal", self.model.appeal, sender, call.value, *place))
+
+    @rule(data=st.data(), sender=st.sampled_from(PEOPLE), update=mostly(GOOD, BAD, bytes(32)))
+    def resolve(self, data: st.DataObject, sender: bytes, update: bytes) -> None:
+        self.send_resolve(sender, self.some_round(data), update)
+
+    def send_resolve(self, sender: bytes, place: tuple[int, int, int], update: bytes) -> None:
+        values = (*place, update)
+        self.both(sender, b.resolve(*values), named("resolve", self.model.resolve, sender, *values))
+
     @rule(data=st.data(), sender=st.sampled_from(PEOPLE))
     def expire(self, data: st.DataObject, sender: bytes) -> None:
         place = self.some_round(data)
@@ -301,7 +342,7 @@ class Everybody(RuleBasedStateMachine):
     @rule(seconds=mostly(1, 9, 20, 60, 1_500))
     def pass_time(self, seconds: int) -> None:
         self.evm.timestamp += seconds
-        self.evm.number += 1
+        self.evm.number += 1 if seconds < 1_000 else 300  # further than BLOCKHASH reaches
 
     # ---- the end ----
 
@@ -327,13 +368,14 @@ class Everybody(RuleBasedStateMachine):
         for (number, *place), seen in list(self.bookkeeper.rounds.items()):
             if number != job:
                 continue
-            for _ in range(3):  # commits, reveals, late reveals
+            for _ in range(5):  # commits, reveals, an audit, a decided round, late reveals
                 if seen.over:
                     break
-                if seen.majority is not None and seen.winner is None:
+                shown = self.evm.query(b.round_view(job, *place))
+                if shown.phase == b.REVEAL and shown.grace_until:
+                    self.pass_time(max(0, shown.grace_until - self.evm.timestamp))
                     self.transact(sender, b.finalise(job, *place, False))
                     continue
-                shown = self.evm.query(b.round_view(job, *place))
                 self.pass_time(max(0, shown.deadline - self.evm.timestamp))
                 if shown.last_call_until == 0:
                     self.transact(sender, b.expire(job, *place))
@@ -378,6 +420,8 @@ class Everybody(RuleBasedStateMachine):
         found = known.rounds.get((round_, attempt))
         if found is not None:
             shown = self.evm.query(b.round_view(job, round_, attempt))
+            assert (shown.audit, shown.appellant, shown.fee) == (found.audit, found.appellant, found.fee)
+            assert (shown.opened_in, shown.seed) == (found.opened_in, found.seed)
             assert (shown.phase, shown.slots, shown.commits, shown.reveals) == (
                 found.phase, len(found.seats), found.commits, found.reveals,
             )  # fmt: skip

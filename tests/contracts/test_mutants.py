@@ -6,7 +6,9 @@ nothing, and on its mutant.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,9 @@ import chain.contracts
 from chain.contracts import REPLICATED
 from chain.contracts import bindings as b
 from chain.contracts.calls import Call
+from tests.contracts.audits_kit import ALWAYS, APPEALS, BOND, alone, appeal, resolve, three
 from tests.contracts.bookkeeper import Bookkeeper
-from tests.contracts.evm_harness import Done, Reverted
+from tests.contracts.evm_harness import CODE_MAX, Done, Reverted
 from tests.contracts.world import BAD, GOOD, OWNER, STRANGER, WORKERS, World, secrets
 
 SOURCES = Path(chain.contracts.__file__).parent
@@ -101,7 +104,7 @@ def withholding_in_a_void_round_costs_nothing(world: Watched) -> None:
 
 
 @mutant(
-    "send(empty(address), burned)",
+    "self._burn(burned)",
     "send(self.jobs[job].owner, burned)",
     "what was forfeited is not what was burned",
 )
@@ -113,7 +116,9 @@ def a_server_harvests_stakes(world: Watched) -> None:
 
 
 @mutant(
-    "if 2 * votes > self.rounds[key].slots:", "if 2 * votes > self.rounds[key].reveals:", "settled without a majority"
+    "majority: bool = 2 * votes > self.rounds[key].slots",
+    "majority: bool = 2 * votes > self.rounds[key].reveals",
+    "settled without a majority",
 )
 def the_first_to_reveal_wins(world: Watched) -> None:
     job = world.committed()
@@ -129,7 +134,7 @@ def one_slot_votes_twice(world: Watched) -> None:
 
 
 @mutant(
-    'assert phase == REVEAL or phase == SETTLED, "replicated: round takes no reveals"',
+    'assert REVEAL <= phase and phase <= SETTLED, "replicated: round takes no reveals"',
     "assert phase > 0",
     "a reveal while others may still commit",
 )
@@ -171,6 +176,133 @@ def what_was_not_spent_stays_where_it_is(world: Watched) -> None:
     world.bookkeeper.check_all_is_over()
 
 
+# ---- audits ----
+
+
+@mutant(
+    "if majority and opened_in > 0 and self._is_drawn(job, key):",
+    "if False:",
+    "paid for weights that it made up",
+)
+def a_lazy_worker_alone_is_paid_where_nobody_audits(world: Watched) -> None:
+    job = alone(world, BAD)
+    with suppress(Reverted):  # whatever the validators find
+        resolve(world, job, GOOD)
+    world.do(OWNER, b.finalise(job, 1, 1, True))
+    world.settle_all(job)
+    assert world.owed(FIRST) == 0, "paid for weights that it made up"
+
+
+@mutant(
+    "lot: uint256 = convert(keccak256(concat(b\"audit\", self.jobs[job].entropy, seed)), uint256)",
+    "lot: uint256 = convert(keccak256(concat(b\"audit\", self.jobs[job].entropy, empty(bytes32))), uint256)",
+    "a lone worker knew that it would not be audited",
+)
+def the_lot_is_drawn_from_r_alone(world: Watched) -> None:
+    """It looks what its commit would come to, and commits rubbish only where that is no audit."""
+    drawn = set()
+    for number in range(2, 14):
+        world.evm.number = number
+        found = Watched()
+        found.evm.place(REPLICATED, world.evm.state.get_code(REPLICATED), code_max=2 * CODE_MAX)
+        found.evm.timestamp = world.evm.timestamp
+        job = found.post(slots=1, workers_min=1, **ALWAYS | {"audit_ppm": 500_000})
+        found.enrol(job, 1)  # in one block, always: the first slots, hence the entropy, depend on it
+        found.evm.number = number
+        found.commit(job)
+        found.wait(1)
+        found.reveal(job, {FIRST: BAD})
+        drawn.add(found.round(job).phase == b.AUDIT)
+    assert drawn == {True, False}, "a lone worker knew that it would not be audited"
+
+
+@mutant("    self._return_bond(job, key)\n    winner: bytes32", "    winner: bytes32", "a bond that is nobody's")
+def a_bond_is_not_returned_when_the_audit_lapses(world: Watched) -> None:
+    job = three(world, {FIRST: GOOD, SECOND: GOOD}, **APPEALS)
+    appeal(world, job)
+    world.expire_and_close(job)
+    assert world.owed(STRANGER) == BOND, "a bond that is nobody's"
+
+
+@mutant(
+    "self._burn(bond - fee)",
+    "send(self.jobs[job].owner, bond - fee)",
+    "what was forfeited is not what was burned",
+)
+def a_server_harvests_bonds(world: Watched) -> None:
+    job = three(world, {FIRST: GOOD, SECOND: GOOD}, **APPEALS)
+    appeal(world, job)
+    resolve(world, job, GOOD)
+
+
+@mutant(
+    "    log events.Audited(",
+    "    if False: log events.Audited(",
+    "a verdict that nobody has to attest",
+)
+def a_verdict_is_no_claim(world: Watched) -> None:
+    job = alone(world, BAD)
+    done = world.run(STRANGER, b.resolve(job, 1, 1, BAD))
+    assert any(b.claim_of(log) for log in done.logs), "a verdict that nobody has to attest"
+
+
+@mutant(
+    "    if votes > 0:\n        self._decide",
+    "    if 2 * votes > self.rounds[key].slots:\n        self._decide",
+    "an honest minority is not paid",
+)
+def an_honest_minority_loses_against_colluders_in_spite_of_the_verdict(world: Watched) -> None:
+    job = three(world, {FIRST: GOOD, SECOND: BAD, THIRD: BAD}, **ALWAYS)
+    resolve(world, job, GOOD)
+    assert world.round(job).grace_until, "an honest minority is not paid"
+
+
+@mutant(
+    "keeps = state >= asked and self.rounds[key].audit != RESOLVED",
+    "keeps = state >= asked",
+    "a void round makes whole who did its part, only",
+)
+def a_lie_that_was_found_out_costs_nothing(world: Watched) -> None:
+    job = alone(world, BAD)
+    resolve(world, job, GOOD)
+    world.expire_and_close(job)
+    world.settle_all(job)
+
+
+@mutant(
+    'assert block.timestamp >= self._appeals_end(job, key), "replicated: appeals may come"',
+    "pass",
+    "paid before anybody could appeal",
+)
+def a_server_settles_at_once_what_its_own_workers_made_up(world: Watched) -> None:
+    job = three(world, {FIRST: GOOD, SECOND: BAD, THIRD: BAD}, **APPEALS)
+    world.do(OWNER, b.finalise(job, 1, 1, False))
+    raise AssertionError("paid before anybody could appeal")
+
+
+@mutant(
+    "    if self._needs_audit(job, key):",
+    "    if False:",
+    "who withholds a decision escapes the audit",
+)
+def a_round_without_a_majority_is_not_looked_at(world: Watched) -> None:
+    job = three(world, {FIRST: GOOD, SECOND: BAD}, **ALWAYS)
+    world.expire_and_close(job)
+    assert world.round(job).phase == b.AUDIT, "who withholds a decision escapes the audit"
+
+
+@mutant(
+    "    if self.jobs[job].escrow < price:",
+    "    if False:",
+    "refused",
+)
+def a_job_whose_escrow_is_spent_can_not_be_ended(world: Watched) -> None:
+    job = three(world, {FIRST: keccak(b"1"), SECOND: BAD, THIRD: keccak(b"3")}, rounds_max=1, **ALWAYS)
+    world.expire_and_close(job)
+    resolve(world, job, GOOD)
+    world.expire_and_close(job)
+
+
 def compiled(old: str, new: str) -> bytes:
     """The contract's code with one passage changed; unoptimised, which is faster to compile."""
     compiler = pytest.importorskip("vyper.compiler", reason="the Vyper compiler is a development extra")
@@ -178,9 +310,11 @@ def compiled(old: str, new: str) -> bytes:
     source = (SOURCES / "replicated.vy").read_text()
     assert source.count(old) == 1, old
     text = source.replace(old, new).replace("# pragma optimize gas", "# pragma optimize none")
-    output = compiler.compile_code(
-        text, input_bundle=bundle.FilesystemInputBundle([SOURCES]), output_formats=["bytecode_runtime"]
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # unoptimised, it is larger than a contract may be
+        output = compiler.compile_code(
+            text, input_bundle=bundle.FilesystemInputBundle([SOURCES]), output_formats=["bytecode_runtime"]
+        )
     return bytes.fromhex(output["bytecode_runtime"][2:])
 
 
@@ -200,5 +334,5 @@ def outcome(world: Watched, story: Story) -> str:
 def test_without_its_defence_an_attack_succeeds(old: str, new: str, found: str, story: Story) -> None:
     assert outcome(Watched(), story) in ("refused", "nothing")
     world = Watched()
-    world.evm.place(REPLICATED, compiled(old, new))
+    world.evm.place(REPLICATED, compiled(old, new), code_max=2 * CODE_MAX)
     assert outcome(world, story) == found

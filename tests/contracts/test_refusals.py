@@ -17,6 +17,7 @@ from chain.contracts.calls import Call
 from chain.contracts.events import Terms
 from learner.canonical import STATE_BYTES_MAX
 from tests.contracts import model
+from tests.contracts.audits_kit import AUDIT_REFUSALS
 from tests.contracts.evm_harness import Reverted
 from tests.contracts.world import (
     BASE,
@@ -40,7 +41,7 @@ WORKER = WORKERS[0]
 WINDOW_MAX_S = 365 * DAY
 
 Refusal = Callable[[World], object]
-REFUSALS: list[tuple[str, Refusal]] = []
+REFUSALS: list[tuple[str, Refusal]] = [*AUDIT_REFUSALS]
 
 
 def refusal(reason: str) -> Callable[[Refusal], Refusal]:
@@ -121,17 +122,17 @@ def post_an_update_above_what_a_learner_takes(world: World) -> None:
     world.do(OWNER, b.post(MANIFEST, BASE, STATE_BYTES_MAX + 1, SEED, TERMS))
 
 
-@refusal("replicated: value is not reward * slots * rounds")
+@refusal("replicated: value is not (reward * slots + audit fee) * rounds")
 def post_a_wei_short(world: World) -> None:
     world.do(OWNER, valued(b.post(MANIFEST, BASE, UPDATE_SIZE, SEED, TERMS), TERMS.escrow - 1))
 
 
-@refusal("replicated: value is not reward * slots * rounds")
+@refusal("replicated: value is not (reward * slots + audit fee) * rounds")
 def post_a_wei_over(world: World) -> None:
     world.do(OWNER, valued(b.post(MANIFEST, BASE, UPDATE_SIZE, SEED, TERMS), TERMS.escrow + 1))
 
 
-@refusal("replicated: value is not reward * slots * rounds")
+@refusal("replicated: value is not (reward * slots + audit fee) * rounds")
 def top_up_a_wei_short(world: World) -> None:
     call = b.top_up(world.post(), 1, TERMS)
     world.do(OWNER, valued(call, call.value - 1))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.contracts import bindings as b
-from chain.types import Claim
+from chain.types import RevealClaim
 from node.jobs import Jobs, Key
 from node.roles import attestor, learning_server, misbehaviour, worker
 from node.roles.common import (
@@ -237,7 +237,7 @@ def test_the_server_asks_to_be_woken_at_the_next_deadline() -> None:
 
 
 # ---- attestor -------------------------------------------------------------------------------------------------------
-CLAIM = Claim(bytes(20), 1, 1, 1, ME, bytes(32), ciphertext(ME), 10, bytes(65), GOOD)
+CLAIM = RevealClaim(bytes(20), 1, 1, 1, ME, bytes(32), ciphertext(ME), 10, bytes(65), GOOD)
 
 
 def test_an_attestor_fetches_committed_ciphertexts_once() -> None:

@@ -20,7 +20,7 @@ from chain.claims import claim_digest
 from chain.contracts import REPLICATED
 from chain.contracts import bindings as b
 from chain.header import address_of_secret
-from chain.types import Claim, InvalidTransaction
+from chain.types import Claim, InvalidTransaction, RevealClaim
 from learner import manifest as manifests
 from node import unixfs
 from node.account import Account, Entry, QueueFull, TransactionFailed
@@ -251,7 +251,7 @@ class Worksite:
         ctx, r, mask = self._secrets(effect.key)
         posted = self.feed.jobs.by_id[effect.key.job].posted
         call = b.reveal(*effect.key, r, mask, effect.update, posted.terms.auto_finalise)
-        claim = Claim(
+        claim = RevealClaim(
             REPLICATED, *effect.key, self.address, ctx, effect.ciphertext, posted.update_size, mask, effect.update
         )
         digest = claim_digest(claim, self.world.network.chain_id, self.world.genesis_digest)

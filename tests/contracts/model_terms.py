@@ -1,0 +1,37 @@
+"""What the contract takes as terms, told again in plain Python, and how the model refuses."""
+
+from __future__ import annotations
+
+from chain.contracts.events import Terms
+
+YEAR_S = 365 * 86_400
+
+
+class Refused(Exception):
+    """The contract would revert with this string."""
+
+
+def check_terms(terms: Terms, now: int) -> None:
+    need(terms.reward <= 2**96, "reward too large")
+    need(terms.stake <= 2**96, "stake too large")
+    need(terms.slots <= 31 and terms.slots % 2 == 1, "slots must be odd, 1 to 31")
+    need(1 <= terms.workers_min <= terms.slots, "workers_min must be 1 to slots")
+    need(1 <= terms.rounds_max <= 2**32, "rounds out of range")
+    need(1 <= terms.attempts_max <= 255, "attempts_max must be 1 to 255")
+    need(1 <= terms.commit_window_s <= YEAR_S, "commit window must be 1 s to 365 days")
+    need(1 <= terms.reveal_window_s <= YEAR_S, "reveal window must be 1 s to 365 days")
+    need(1 <= terms.last_call_s <= YEAR_S, "last call must be 1 s to 365 days")
+    need(terms.grace_s <= YEAR_S, "grace over 365 days")
+    need(terms.deadline > now, "deadline has passed")
+    need(terms.audit_ppm <= 10**6, "audit_ppm too large")
+    need(1 <= terms.audit_window_s <= YEAR_S, "audit window must be 1 s to 365 days")
+    need(terms.audit_fee <= 2**96, "audit fee too large")
+    if terms.appeal_window_s:
+        need(terms.appeal_window_s <= YEAR_S, "appeal window over 365 days")
+        need(terms.audit_fee <= terms.appeal_bond <= 2**96, "appeal bond must be audit_fee to 2**96")
+        need(not terms.auto_finalise, "no time for appeals")
+
+
+def need(holds: bool, reason: str) -> None:
+    if not holds:
+        raise Refused(f"replicated: {reason}")
