@@ -27,6 +27,10 @@ FILE_BYTES_MAX: Final = 16 << 20
 CHAIN_ID_MAX: Final = (1 << 52) - 1  # wallets keep it in a double
 WEI_MAX: Final = 1 << 128
 QUORUM_MIN: Final = 0.67
+GRANT_GAS_MIN: Final = 20_000_000  # of calls on their way, each has to be covered to its gas limit at twice the fee
+GRANT_GAS_MAX: Final = 1_000_000_000
+GRANTS_MAX: Final = 1_000_000
+PERIOD_MAX_S: Final = 365 * 86_400
 _DIGEST_DOMAIN: Final = "flnode/network/1"
 
 
@@ -39,6 +43,17 @@ class ValidatorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     address: bytes  # 20 bytes
     p2p: str | None = None  # multiaddress with /p2p/
+
+
+class Joining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How newcomers without coins may start. All of it enters the state that the chain begins with."""
+
+    sponsors: bool = False  # a job's owner, or anybody, may put a worker's deposit
+    faucet: bool = False
+    faucet_wei: int = 0  # what the faucet begins with
+    grant_gas: int = 40_000_000  # what a grant pays for, at the base fee and a tip of 1 wei
+    grants_max: int = 100  # in a period, to all accounts
+    period_s: int = 86_400  # after which an account may have another grant
 
 
 class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,6 +71,12 @@ class Network(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     quorum: float | None = None  # share of the validators; raises the quorum above two thirds, never lowers it
     bootstrap: tuple[str, ...] = ()
     balances: Mapping[bytes, int] = {}
+    joining: Joining = Joining()
+
+    @property
+    def grant_wei(self) -> int:
+        """What the faucet gives an account."""
+        return self.joining.grant_gas * (self.base_fee_wei + 1)
 
     @property
     def validator_addresses(self) -> tuple[bytes, ...]:
@@ -113,9 +134,14 @@ def parse_network(text: str) -> Network:
         raise InvalidNetwork(f"network file: {error}") from error
     balances = values.get("balances")
     if isinstance(balances, dict):
-        values["balances"] = {_address(key, "balances"): _wei(key, amount) for key, amount in balances.items()}
+        values["balances"] = {
+            _address(key, "balances"): _wei(f"balances.{key}", amount) for key, amount in balances.items()
+        }
         if len(values["balances"]) != len(balances):
             raise InvalidNetwork("balances: an address is listed twice")
+    joining = values.get("joining")
+    if isinstance(joining, dict) and "faucet_wei" in joining:
+        joining["faucet_wei"] = _wei("joining.faucet_wei", joining["faucet_wei"])
     validators = values.get("validators")
     if isinstance(validators, list):
         for index, entry in enumerate(validators):
@@ -147,6 +173,10 @@ def format_network(network: Network) -> str:
         lines += ["", "[[validators]]", line("address", f'"0x{validator.address.hex()}"')]
         if validator.p2p is not None:
             lines.append(line("p2p", quoted(validator.p2p)))
+    if network.joining != Joining():
+        lines += ["", "[joining]"]
+        for key, value in msgspec.structs.asdict(network.joining).items():
+            lines.append(line(key, f'"{value}"' if key == "faucet_wei" else value))
     lines += ["", "[balances]"]
     lines += [line(f'"0x{address.hex()}"', f'"{amount}"') for address, amount in network.balances.items()]
     return "\n".join(lines) + "\n"
@@ -164,10 +194,17 @@ def _check(network: Network) -> None:
         ("number of validators", len(network.validators), 1, VALIDATORS_MAX),
         ("number of bootstrap addresses", len(network.bootstrap), 0, BOOTSTRAP_MAX),
         ("number of balances", len(network.balances), 0, BALANCES_MAX),
+        ("joining.grant_gas", network.joining.grant_gas, GRANT_GAS_MIN, GRANT_GAS_MAX),
+        ("joining.grants_max", network.joining.grants_max, 1, GRANTS_MAX),
+        ("joining.period_s", network.joining.period_s, 1, PERIOD_MAX_S),
     )
     for key, value, least, most in bounds:
         if not least <= value <= most:
             raise InvalidNetwork(f"{key} is {value}, must be between {least} and {most}")
+    if network.joining.faucet and network.joining.faucet_wei < network.grant_wei:
+        raise InvalidNetwork(
+            f"joining.faucet_wei is {network.joining.faucet_wei}, less than a grant, {network.grant_wei}"
+        )
     if not 1 <= len(network.name) <= 64 or not network.name.isprintable():
         raise InvalidNetwork("name must have 1 to 64 printable characters")
     if len(set(network.validator_addresses)) != len(network.validators):
@@ -196,10 +233,10 @@ def _checksummed(digits: str) -> str:
     return "".join(d.upper() if int(nibble, 16) >= 8 else d for d, nibble in zip(digits, mask, strict=False))
 
 
-def _wei(address: str, amount: object) -> int:
+def _wei(where: str, amount: object) -> int:
     digits = amount if isinstance(amount, str) and len(amount) <= len(str(WEI_MAX)) else ""
     if not (digits.isascii() and digits.isdigit() and int(digits) <= WEI_MAX):
-        raise InvalidNetwork(f"balances.{address}: {amount!r} is not a string of digits, at most {WEI_MAX} wei")
+        raise InvalidNetwork(f"{where}: {amount!r} is not a string of digits, at most {WEI_MAX} wei")
     return int(digits)
 
 

@@ -29,11 +29,17 @@ class System:
 def genesis_system() -> System:
     """The contracts of chain/contracts. They are loaded by this call, so that no other room needs them to be read."""
     from chain.claims import claim_digest
-    from chain.contracts import genesis_contracts
+    from chain.contracts import FAUCET, FaucetTerms, genesis_contracts
     from chain.contracts.bindings import claim_of, validators_of
 
     def accounts(network: Network) -> Mapping[bytes, Account]:
-        placed = genesis_contracts(network.validator_addresses)
-        return {address: Account(nonce=1, code=code, storage=storage) for address, (code, storage) in placed.items()}
+        joining = network.joining
+        faucet = FaucetTerms(network.grant_wei, joining.grants_max, joining.period_s) if joining.faucet else None
+        placed = genesis_contracts(network.validator_addresses, joining.sponsors, faucet)
+        funds = {FAUCET: joining.faucet_wei if joining.faucet else 0}
+        return {
+            address: Account(funds.get(address, 0), nonce=1, code=code, storage=storage)
+            for address, (code, storage) in placed.items()
+        }
 
     return System(accounts, claim_of, claim_digest, validators_of)

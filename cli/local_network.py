@@ -23,6 +23,7 @@ Behaviour = Literal["honest", "copier", "lazy"]
 
 LOOPBACK: Final = "127.0.0.1"
 BALANCE_WEI: Final = 1000 * 10**18
+FAUCET_WEI: Final = 10**18  # some three billion grants
 CHAIN_ID: Final = 474_747
 # Below the range from which systems take the ports of outgoing connections, so that nothing else grabs ours
 # between choosing and binding.
@@ -70,6 +71,7 @@ class Plan:
         keys: by member; new ones for who is not there.
         balances_wei: what members begin with, by name; BALANCE_WEI for who is not there.
         adjust: a last change of a member's configuration.
+        joining: whether newcomers without coins get fees from the faucet and may have sponsors.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Plan:
     keys: Mapping[str, NodeKeys] | None = None
     balances_wei: Mapping[str, int] | None = None
     adjust: Callable[[Config, Member], Config] = lambda config, member: config
+    joining: bool = True
 
 
 def create_nodes(root: Path, plan: Plan) -> list[Node]:
@@ -143,6 +146,8 @@ def _network_text(plan: Plan, keys: Mapping[str, NodeKeys], ports: Mapping[str, 
         own = keys[name]
         lines += ["", "[[validators]]", f'address = "{own.address}"']
         lines.append(f'p2p = "{_listen(plan.host, port)}/p2p/{own.peer_id}"')
+    if plan.joining:
+        lines += ["", "[joining]", "sponsors = true", "faucet = true", f'faucet_wei = "{FAUCET_WEI}"']
     balances = plan.balances_wei or {}
     lines += ["", "[balances]"]
     lines += [f'"{own.address}" = "{balances.get(name, BALANCE_WEI)}"' for name, own in keys.items()]

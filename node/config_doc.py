@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect
 
-from chain.genesis import Network, ValidatorEntry
+from chain.genesis import Joining, Network, ValidatorEntry
 from node.config import ENVIRONMENT_PREFIX, SECTIONS
 
 _HEAD: Final = """\
@@ -67,12 +67,27 @@ _NETWORK_MEANINGS: Final = {
     "quorum": "Share of the validators, 0.67 to 1; raises the quorum above floor(2n/3) + 1, never lowers it.",
     "bootstrap": "Multiaddresses that every node dials, besides the validators'.",
     "balances": "`[balances]`: what accounts begin with, address = string of wei.",
+    "joining": "`[joining]`: how newcomers without coins may start; see below.",
+}
+_JOINING_MEANINGS: Final = {
+    "sponsors": "A job's owner, or anybody, may put the deposit of a worker that asks; repaid from its first rewards.",
+    "faucet": "Validators grant newcomers the coins for their first fees, from the faucet's funds.",
+    "faucet_wei": "The faucet's funds, a string of wei; what is granted is lost to it.",
+    "grant_gas": "20,000,000 to 1,000,000,000: what one grant pays for, at the base fee and a tip of 1 wei for each.",
+    "grants_max": "1 to 1,000,000: grants to all accounts in a period, which bounds what strangers can fetch.",
+    "period_s": "In seconds; an account gets one grant in it.",
 }
 _VALIDATOR_MEANINGS: Final = {
     "address": "Of the account whose key signs its blocks and votes.",
     "p2p": "Multiaddress where its node is dialled, with /p2p/PEER; empty: it dials the others.",
 }
-_NETWORK_TYPES: Final = {"validators": "tables", "balances": "table", "address": "address"}
+_NETWORK_TYPES: Final = {
+    "validators": "tables",
+    "balances": "table",
+    "joining": "table",
+    "address": "address",
+    "faucet_wei": "wei",
+}
 
 
 def document() -> str:
@@ -82,6 +97,7 @@ def document() -> str:
         parts.append(f"### [{name}]\n\n{_purpose(kind)}\n\n{_table(kind, {})}\n")
     parts.append(f"{_NETWORK_HEAD}\n{_table(Network, _NETWORK_MEANINGS)}\n")
     parts.append(f"### [[validators]]\n\n{_table(ValidatorEntry, _VALIDATOR_MEANINGS)}\n")
+    parts.append(f"### [joining]\n\n{_purpose(Joining)}\n\n{_table(Joining, _JOINING_MEANINGS)}\n")
     parts.append(_COMMANDS_HEAD)
     return "\n".join(parts)
 
@@ -142,7 +158,7 @@ def _default(field: inspect.Field) -> str:
     if field.required:
         return "required"
     value: Any = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-    if value is None or value == {}:
+    if value is None or value in ({}, Joining()):
         return "none"
     return f"`{msgspec.json.encode(value).decode().replace(',', ', ')}`"  # TOML writes these values as JSON does
 

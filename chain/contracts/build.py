@@ -15,7 +15,7 @@ from vyper.compiler.input_bundle import FilesystemInputBundle
 
 HERE = Path(__file__).parent
 OUTPUT = HERE / "compiled.json"
-CONTRACTS = ("finder", "replicated", "validators")
+CONTRACTS = ("faucet", "finder", "replicated", "validators")
 
 
 def compile_contracts() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from eth_hash.auto import keccak
 
-from chain.contracts import REPLICATED, VALIDATORS, compiled
+from chain.contracts import FAUCET, REPLICATED, VALIDATORS, compiled
 from chain.contracts.events import Terms
 
 # Gas limits: measured worst cases (tests/contracts/test_gas.py prints and bounds them) and some to spare.
@@ -22,6 +22,10 @@ EXPIRE_GAS: Final = 100_000
 END_GAS: Final = 250_000
 SETTLE_GAS: Final = 500_000
 WITHDRAW_GAS: Final = 600_000
+ASK_SPONSOR_GAS: Final = 100_000
+SPONSOR_GAS: Final = 250_000
+UNSPONSOR_GAS: Final = 150_000
+GRANT_GAS: Final = 600_000  # with 100 validators
 PROPOSE_GAS: Final = 600_000  # with 100 validators
 APPROVE_GAS: Final = 900_000  # what removes the first of 100 validators
 
@@ -107,6 +111,26 @@ def withdraw(job: int) -> Call:
     return _call("withdraw", WITHDRAW_GAS, job)
 
 
+def ask_sponsor(job: int) -> Call:
+    """Ask for somebody to put one's deposit."""
+    return _call("ask_sponsor", ASK_SPONSOR_GAS, job)
+
+
+def sponsor(job: int, worker: bytes, amount: int) -> Call:
+    """Offer `amount` wei as the deposit of a worker that has asked."""
+    return _call("sponsor", SPONSOR_GAS, job, worker, value=amount)
+
+
+def unsponsor(job: int, worker: bytes) -> Call:
+    """Take an offer back."""
+    return _call("unsponsor", UNSPONSOR_GAS, job, worker)
+
+
+def grant(account: bytes) -> Call:
+    """Give a newcomer the coins for its first fees; for validators."""
+    return _call("grant", GRANT_GAS, account)
+
+
 def propose(subject: bytes, admit: bool) -> Call:
     """Propose to admit an account as a validator, or to remove one."""
     return _call("propose", PROPOSE_GAS, subject, admit)
@@ -174,7 +198,7 @@ def _fields(terms: Terms) -> tuple[object, ...]:
 
 _FUNCTIONS: Final = {
     entry["name"]: (address, selector_of(entry["name"], entry["inputs"]), flat_types(entry["inputs"]))
-    for address, contract in ((REPLICATED, "replicated"), (VALIDATORS, "validators"))
+    for address, contract in ((REPLICATED, "replicated"), (VALIDATORS, "validators"), (FAUCET, "faucet"))
     for entry in compiled()[contract]["abi"]
     if entry["type"] == "function"
 }

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from eth_hash.auto import keccak
 
-from chain.contracts import FINDER, REPLICATED, VALIDATORS, compiled
+from chain.contracts import FAUCET, FINDER, REPLICATED, VALIDATORS, compiled
+from chain.contracts.joining import DebtRepaid, Granted, Sponsored, SponsorWanted, Unsponsored
 from chain.types import Claim, Log
 
 
@@ -240,10 +241,11 @@ RoundEvent = (
     | RoundSettled | RoundVoided | RoundClosed | SeatSettled
 )  # fmt: skip
 JobEvent = JobPosted | JobToppedUp | JobCancelled | JobWaiting | JobEnded | Enrolled | Left | Evicted
-ReplicatedEvent = JobEvent | RoundEvent | Withdrawn
+SponsorEvent = SponsorWanted | Sponsored | Unsponsored | DebtRepaid
+ReplicatedEvent = JobEvent | RoundEvent | SponsorEvent | Withdrawn
 FinderEvent = JobListed | JobDelisted
 ValidatorsEvent = Proposed | Approved | ValidatorsChanged
-Event = ReplicatedEvent | FinderEvent | ValidatorsEvent
+Event = ReplicatedEvent | FinderEvent | ValidatorsEvent | Granted
 
 
 def decode(log: Log) -> Event | None:
@@ -368,6 +370,7 @@ _ALL: Final = (
     *_tables(REPLICATED, compiled()["replicated"]["abi"], ReplicatedEvent.__args__),
     *_tables(FINDER, compiled()["finder"]["abi"], FinderEvent.__args__),
     *_tables(VALIDATORS, compiled()["validators"]["abi"], ValidatorsEvent.__args__),
+    *_tables(FAUCET, compiled()["faucet"]["abi"], (Granted,)),
 )
 _TOPICS: Final = {event: topic for event, topic, _, _ in _ALL}
 _LAYOUTS: Final = {key: layout for _, _, key, layout in _ALL}

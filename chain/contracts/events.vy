@@ -161,6 +161,32 @@ event SeatSettled:
     forfeited: uint256
 
 
+event SponsorWanted:
+    job: indexed(uint256)
+    worker: indexed(address)
+
+
+event Sponsored:
+    job: indexed(uint256)
+    worker: indexed(address)
+    sponsor: indexed(address)
+    amount: uint256
+
+
+event Unsponsored:
+    job: indexed(uint256)
+    worker: indexed(address)
+    sponsor: indexed(address)
+    amount: uint256
+
+
+event DebtRepaid:
+    job: indexed(uint256)
+    worker: indexed(address)
+    sponsor: indexed(address)
+    amount: uint256
+
+
 event Withdrawn:
     account: indexed(address)
     amount: uint256

@@ -25,7 +25,8 @@
      quorum of attestations beside it. Hence nothing else may emit that log, and nothing may emit it without the checks
      of `reveal`.
 
-     Money, to the wei: balance == escrowed + reserved + free + locked + owed (`books`); what was burned has left.
+     Money, to the wei: balance == escrowed + reserved + free + locked + owed + offered (`books`); what was burned has
+     left. What a worker owes its sponsor is no money: it says whose the worker's next money is.
 """
 
 # --- imports and interfaces ---
@@ -124,12 +125,20 @@ struct Enrolment:
     tail: uint256
 
 
+struct Sponsorship:
+    wanted: bool  # the worker has asked, and nobody has offered since
+    sponsor: address
+    offered: uint256  # wei that wait for the worker to enrol
+    owed: uint256  # wei that the worker has taken as deposit and not repaid
+
+
 struct Books:
     escrowed: uint256
     reserved: uint256
     free: uint256
     locked: uint256
     owed: uint256
+    offered: uint256
     burned: uint256
 
 
@@ -156,6 +165,12 @@ queues: HashMap[uint256, HashMap[address, HashMap[uint256, uint256]]]
 balance_of: public(HashMap[address, uint256])
 
 books: public(Books)
+
+# whether workers may ask for sponsors; the network file says it, nothing changes it
+sponsors: public(bool)
+
+# job -> worker -> who puts its deposit, and what it owes for that
+sponsorships: HashMap[uint256, HashMap[address, Sponsorship]]
 
 
 # --- external functions, for owners ---
@@ -251,7 +266,7 @@ def enrol(job: uint256):
     @notice Join the workers that slots are drawn from, or add to the deposit. Opens a round if the job waits for
             workers; one that is enrolled already may call for that with no value.
     @dev Reverts if the free deposit is then below one stake. A worker whose free deposit is below one stake when drawn
-         is evicted: deposit a stake for every round that may be unsettled at a time.
+         is evicted: deposit a stake for every round that may be unsettled at a time. What a sponsor offers is taken.
     @param job Number of a job that has not ended and is not cancelled, before its deadline.
     """
     self._require_open(job)
@@ -261,10 +276,13 @@ def enrol(job: uint256):
         self.enrolled_count[job] += 1
         self.enrolments[job][msg.sender].position = self.enrolled_count[job]
     self._settle_seats(job, msg.sender, SETTLE_BESIDE)
-    free: uint256 = self.enrolments[job][msg.sender].free + msg.value
+    added: uint256 = msg.value + self._take_offer(job, msg.sender)
+    if added > msg.value:
+        self.sponsorships[job][msg.sender].owed = added - msg.value
+    free: uint256 = self.enrolments[job][msg.sender].free + added
     assert free >= self.jobs[job].terms.stake, "replicated: deposit below one stake"
     self.enrolments[job][msg.sender].free = free
-    self.books.free += msg.value
+    self.books.free += added
     log events.Enrolled(job=job, worker=msg.sender, free=free)
     if self.jobs[job].state == WAITING and self.enrolled_count[job] >= self.jobs[job].terms.workers_min:
         self._open_round(job)
@@ -380,16 +398,66 @@ def withdraw(job: uint256):
     @dev Sends nothing, and does not revert, if nothing is owed.
     @param job Number of the job.
     """
-    self._require_posted(job)
-    self._settle_seats(job, msg.sender, SETTLE_MAX)
-    if self.jobs[job].state == ENDED and self.enrolments[job][msg.sender].position > 0:
-        self._leave(job, msg.sender)
+    self._settle_all(job, msg.sender)
     amount: uint256 = self.balance_of[msg.sender]
     if amount > 0:
         self.balance_of[msg.sender] = 0
         self.books.owed -= amount
         log events.Withdrawn(account=msg.sender, amount=amount)
         raw_call(msg.sender, b"", value=amount)
+
+
+# --- external functions, for sponsors and those who want one ---
+
+@external
+def ask_sponsor(job: uint256):
+    """
+    @notice Ask for somebody to put the caller's deposit in a job. The caller enrols by itself once somebody has.
+    @dev Reverts where the network has no sponsors. Asking again changes nothing.
+    @param job Number of a job that has not ended and is not cancelled.
+    """
+    assert self.sponsors, "replicated: sponsors are off"
+    self._require_open(job)
+    self.sponsorships[job][msg.sender].wanted = True
+    log events.SponsorWanted(job=job, worker=msg.sender)
+
+
+@external
+@payable
+def sponsor(job: uint256, worker: address):
+    """
+    @notice Offer the value as a worker's deposit. The worker takes it by enrolling and then owes it: of all that the job
+            credits to the worker from then on, rewards and released deposit, the sponsor is repaid first. Stakes that
+            the worker forfeits are lost to the sponsor as far as the worker earns no more.
+    @dev Reverts unless the worker has asked since the last offer, if it owes a sponsor, and below one stake.
+    @param job Number of a job that has not ended and is not cancelled.
+    @param worker Who has asked.
+    """
+    self._require_open(job)
+    known: Sponsorship = self.sponsorships[job][worker]
+    assert known.wanted and known.offered + known.owed == 0, "replicated: no sponsor is wanted"
+    assert msg.value > 0 and msg.value >= self.jobs[job].terms.stake, "replicated: offer below a stake"
+    known.wanted = False
+    known.sponsor = msg.sender
+    known.offered = msg.value
+    self.sponsorships[job][worker] = known
+    self.books.offered += msg.value
+    log events.Sponsored(job=job, worker=worker, sponsor=msg.sender, amount=msg.value)
+
+
+@external
+def unsponsor(job: uint256, worker: address):
+    """
+    @notice Take back an offer that the worker has not taken; the caller may withdraw it.
+    @dev Reverts unless there is such an offer of the caller.
+    @param job Number of the job.
+    @param worker To whom it was made.
+    """
+    amount: uint256 = self.sponsorships[job][worker].offered
+    assert amount > 0 and self.sponsorships[job][worker].sponsor == msg.sender, "replicated: no offer of yours"
+    self._take_offer(job, worker)
+    self._credit(msg.sender, amount)
+    log events.Unsponsored(job=job, worker=worker, sponsor=msg.sender, amount=amount)
 
 
 # --- external functions, for anyone ---
@@ -472,12 +540,12 @@ def end(job: uint256):
 @external
 def settle(job: uint256, worker: address):
     """
-    @notice Settle up to 8 decided seats of a worker, oldest first.
+    @notice Settle up to 8 decided seats of a worker, oldest first. If the job has ended, its free deposit is released
+            too, so that a sponsor need not wait for the worker.
     @param job Number of the job.
     @param worker Whose seats.
     """
-    self._require_posted(job)
-    self._settle_seats(job, worker, SETTLE_MAX)
+    self._settle_all(job, worker)
 
 
 # --- views ---
@@ -527,6 +595,15 @@ def enrolment(job: uint256, worker: address) -> Enrolment:
     @notice A worker's enrolment as it stands. Its locked deposit is (tail - head) stakes.
     """
     return self.enrolments[job][worker]
+
+
+@external
+@view
+def sponsorship(job: uint256, worker: address) -> Sponsorship:
+    """
+    @notice Whether a worker wants a sponsor, what one offers, and what it owes.
+    """
+    return self.sponsorships[job][worker]
 
 
 @external
@@ -793,7 +870,7 @@ def _remove(job: uint256, worker: address):
     self.enrolments[job][worker].position = 0
     self.enrolments[job][worker].free = 0
     self.books.free -= released
-    self._credit(worker, released)
+    self._pay(job, worker, released)
 
 
 # --- internal functions: money ---
@@ -824,6 +901,45 @@ def _return_reserve(job: uint256, slots: uint256):
 def _credit(account: address, amount: uint256):
     self.balance_of[account] += amount
     self.books.owed += amount
+
+
+@internal
+def _take_offer(job: uint256, worker: address) -> uint256:
+    """
+    @notice Take what a sponsor offers off the books.
+    @return How much that is.
+    """
+    amount: uint256 = self.sponsorships[job][worker].offered
+    if amount > 0:
+        self.sponsorships[job][worker].offered = 0
+        self.books.offered -= amount
+    return amount
+
+
+@internal
+def _pay(job: uint256, worker: address, amount: uint256):
+    """
+    @notice Credit to a worker what a job gives it, less what it owes its sponsor there, who is credited that.
+    """
+    owed: uint256 = self.sponsorships[job][worker].owed
+    repaid: uint256 = min(owed, amount)
+    if repaid > 0:
+        self.sponsorships[job][worker].owed = owed - repaid
+        sponsor: address = self.sponsorships[job][worker].sponsor
+        self._credit(sponsor, repaid)
+        log events.DebtRepaid(job=job, worker=worker, sponsor=sponsor, amount=repaid)
+    self._credit(worker, amount - repaid)
+
+
+@internal
+def _settle_all(job: uint256, worker: address):
+    """
+    @notice Settle up to 8 seats of a worker; if the job has ended, release its free deposit too.
+    """
+    self._require_posted(job)
+    self._settle_seats(job, worker, SETTLE_MAX)
+    if self.jobs[job].state == ENDED and self.enrolments[job][worker].position > 0:
+        self._leave(job, worker)
 
 
 @internal
@@ -881,9 +997,9 @@ def _settle_seat(job: uint256, round: uint256, attempt: uint256, worker: address
     if keeps and self.enrolments[job][worker].position > 0:
         self.enrolments[job][worker].free += stake
         self.books.free += stake
-        self._credit(worker, earned)
+        self._pay(job, worker, earned)
     elif keeps:
-        self._credit(worker, earned + stake)
+        self._pay(job, worker, earned + stake)
     log events.SeatSettled(
         job=job, round=round, worker=worker, attempt=attempt, earned=earned, forfeited=forfeited
     )

@@ -155,6 +155,15 @@ def validators() -> DynArray[address, VALIDATORS_MAX]:
 
 @external
 @view
+def is_validator(account: address) -> bool:
+    """
+    @notice Whether an account is a validator of the present epoch.
+    """
+    return account in self.members
+
+
+@external
+@view
 def approvals_needed() -> uint256:
     """
     @notice How many approvals make a change in this epoch.

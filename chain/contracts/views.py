@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from eth_abi.abi import decode as abi_decode
 
-from chain.contracts import FINDER, REPLICATED, VALIDATORS, compiled
+from chain.contracts import FAUCET, FINDER, REPLICATED, VALIDATORS, compiled
 from chain.contracts.calls import encode, flat_types, selector_of
 from chain.contracts.events import Terms
 
@@ -102,19 +102,30 @@ class EnrolmentView:
 
 
 @dataclass(frozen=True, slots=True)
+class Sponsorship:
+    """Who puts a worker's deposit; all zero if it never asked and nobody offered."""
+
+    wanted: bool  # it has asked, and nobody has offered since
+    sponsor: bytes
+    offered: int  # wei that wait for it to enrol
+    owed: int  # wei that it has taken and not repaid
+
+
+@dataclass(frozen=True, slots=True)
 class Books:
-    """Wei held, by purpose, and wei burned. The contract's balance is the sum of the first five."""
+    """Wei held, by purpose, and wei burned. The contract's balance is the sum of the first six."""
 
     escrowed: int
     reserved: int
     free: int
     locked: int
     owed: int
+    offered: int
     burned: int
 
     @property
     def held(self) -> int:
-        return self.escrowed + self.reserved + self.free + self.locked + self.owed
+        return self.escrowed + self.reserved + self.free + self.locked + self.owed + self.offered
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +179,15 @@ def enrolment_view(job: int, worker: bytes) -> Query[EnrolmentView]:
     return _query("enrolment", lambda value: EnrolmentView(*value), job, worker)
 
 
+def sponsorship_view(job: int, worker: bytes) -> Query[Sponsorship]:
+    return _query("sponsorship", _sponsorship, job, worker)
+
+
+def sponsors_view() -> Query[bool]:
+    """Whether this network has sponsors."""
+    return _query("sponsors", bool)
+
+
 def enrolled_count_view(job: int) -> Query[int]:
     return _query("enrolled_count", int, job)
 
@@ -205,6 +225,16 @@ def open_page_view(start: int, count: int) -> Query[tuple[Listing, ...]]:
     return _query("open_page", lambda rows: tuple(_listing(row) for row in rows), start, count)
 
 
+def grants_left_view() -> Query[int]:
+    """How many grants the faucet may still make in this period."""
+    return _query("grants_left", int)
+
+
+def granted_at_view(account: bytes) -> Query[int]:
+    """When the faucet last made an account a grant (seconds since the epoch); 0: never."""
+    return _query("granted_at", int, account)
+
+
 def epoch_view() -> Query[int]:
     """The present epoch; 0 is the first."""
     return _query("epoch", int)
@@ -233,6 +263,11 @@ def _job(value: tuple[Any, ...]) -> JobView:
     return JobView(*fields)
 
 
+def _sponsorship(value: tuple[bool, str, int, int]) -> Sponsorship:
+    wanted, sponsor, offered, owed = value
+    return Sponsorship(wanted, _as_bytes(sponsor), offered, owed)
+
+
 def _listing(value: tuple[Any, ...]) -> Listing:
     kind, contract, job = value
     return Listing(kind, _as_bytes(contract), job)
@@ -256,7 +291,12 @@ _VIEWS: Final = {
         flat_types(entry["inputs"]),
         [_output_type(output) for output in entry["outputs"]],
     )
-    for address, contract in ((REPLICATED, "replicated"), (FINDER, "finder"), (VALIDATORS, "validators"))
+    for address, contract in (
+        (REPLICATED, "replicated"),
+        (FINDER, "finder"),
+        (VALIDATORS, "validators"),
+        (FAUCET, "faucet"),
+    )
     for entry in compiled()[contract]["abi"]
     if entry["type"] == "function" and entry["stateMutability"] == "view"
 }

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from chain import genesis
 from chain.chain import Chain
+from chain.contracts import FAUCET
+from chain.contracts import bindings as b
 from chain.genesis import InvalidNetwork, Network, ValidatorEntry, format_network, load_network, parse_network
 from chain.store import Store
+from chain.system import genesis_system
 from tests.chain.chain_kit import SYSTEM, make_network, open_chain
 
 TEXT = """
@@ -61,6 +64,12 @@ def test_a_network_file_is_parsed_with_its_defaults() -> None:
         ('"1000000000000000000"', '"' + "9" * 60 + '"', "is not a string of digits"),
         ("[balances]", '[balances]\n"0x00000000000000000000000000000000000000AA" = "1"', "listed twice"),
         ("[balances]", "[balances", "network file"),
+        ("[balances]", "[joining]\nfaucets = true\n[balances]", "unknown key `faucets` at `joining`"),
+        ("[balances]", "[joining]\nfaucet_wei = 7\n[balances]", "joining.faucet_wei: 7 is not a string of digits"),
+        ("[balances]", "[joining]\nfaucet = true\n[balances]", "joining.faucet_wei is 0, less than a grant"),
+        ("[balances]", "[joining]\ngrant_gas = 21000\n[balances]", "joining.grant_gas is 21000"),
+        ("[balances]", "[joining]\ngrants_max = 0\n[balances]", "joining.grants_max is 0"),
+        ("[balances]", "[joining]\nperiod_s = 0\n[balances]", "joining.period_s is 0"),
     ],
 )
 def test_a_faulty_network_file_is_refused_by_the_name_of_the_key(old: str, new: str, reason: str) -> None:
@@ -98,6 +107,15 @@ networks = st.builds(
     quorum=st.none() | st.floats(0.67, 1.0),
     bootstrap=st.lists(st.text("abc/\"\\'\n", max_size=5), max_size=3).map(tuple),
     balances=st.dictionaries(st.binary(min_size=20, max_size=20), st.integers(0, genesis.WEI_MAX), max_size=3),
+    joining=st.builds(
+        genesis.Joining,
+        sponsors=st.booleans(),
+        faucet=st.booleans(),
+        faucet_wei=st.integers(10**30, genesis.WEI_MAX),
+        grant_gas=st.integers(genesis.GRANT_GAS_MIN, genesis.GRANT_GAS_MAX),
+        grants_max=st.integers(1, genesis.GRANTS_MAX),
+        period_s=st.integers(1, genesis.PERIOD_MAX_S),
+    ),
 )
 
 
@@ -165,3 +183,24 @@ def test_the_genesis_digest_commits_to_balances_contracts_and_constants(tmp_path
     chains = [open_chain(tmp_path / str(index), network) for index, network in enumerate(networks)]
     bare = Chain(Store(tmp_path / "bare", map_size=1 << 24), networks[0], replace(SYSTEM, accounts=lambda _network: {}))
     assert len({chain.genesis_digest for chain in (*chains, bare)}) == len(networks) + 1
+
+
+def test_the_genesis_state_commits_to_how_newcomers_may_start(tmp_path: Path) -> None:
+    ways = [
+        genesis.Joining(),
+        genesis.Joining(sponsors=True),
+        genesis.Joining(faucet=True, faucet_wei=10**18),
+        genesis.Joining(faucet=True, faucet_wei=10**18, grants_max=1),
+    ]
+    chains = [
+        Chain(Store(tmp_path / str(index), map_size=1 << 24), make_network(joining=way), genesis_system())
+        for index, way in enumerate(ways)
+    ]
+    assert len({chain.genesis_digest for chain in chains}) == len(ways)
+    off, sponsors, faucet, _ = chains
+    allowed = b.sponsors_view()
+    assert [allowed.decode(chain.call(allowed.to, allowed.data)) for chain in (off, sponsors)] == [False, True]
+    assert (off.balance(FAUCET), faucet.balance(FAUCET)) == (0, 10**18)
+    left = b.grants_left_view()
+    assert left.decode(faucet.call(left.to, left.data)) == 100
+    assert left.decode(off.call(left.to, left.data)) == 0

@@ -5,6 +5,7 @@ It knows nothing of the model beside the contract: where both are wrong in the s
 * What came in is held, withdrawn or burned, to the wei; what was forfeited is burned.
 * A seat is settled once. Nobody outside the majority is paid; who revealed the majority's update in a settled round is.
 * In a void round who did what was asked is made whole, who withheld forfeits.
+* A sponsor is repaid before the worker, never more than it put; what a worker holds of a sponsor's is the sponsor's.
 * Once all is withdrawn, everybody has what it put in, with what it earned, without what it forfeited or paid.
 """
 
@@ -53,6 +54,8 @@ class Bookkeeper:
         self.rounds: dict[Place, Seen] = {}
         self.settled: set[tuple[Place, bytes]] = set()
         self.due: dict[bytes, int] = defaultdict(int)  # put in + earned - forfeited - paid, not yet withdrawn
+        self.offers: dict[tuple[int, bytes], tuple[bytes, int]] = {}  # (job, worker) -> sponsor, wei
+        self.debts: dict[tuple[int, bytes], tuple[bytes, int]] = {}  # likewise, once taken: what is not repaid
 
     @property
     def held(self) -> int:
@@ -104,10 +107,34 @@ class Bookkeeper:
                 self.rounds[event.job, event.round, event.attempt].closed = True
             case b.SeatSettled():
                 self._seat(event)
+            case b.Sponsored() | b.Unsponsored() | b.Enrolled() | b.DebtRepaid():
+                self._sponsor(event)
             case b.Withdrawn():
                 self.withdrawn += event.amount
                 self.due[event.account] -= event.amount
                 assert self.due[event.account] >= 0, "withdrew what is not its own"
+
+    def _sponsor(self, event: Event) -> None:
+        """A sponsor's wei are the worker's from when it enrols until they are repaid."""
+        place = (event.job, event.worker)
+        match event:
+            case b.Sponsored():
+                assert place not in self.offers, "a second offer"
+                assert self.debts.get(place, (b"", 0))[1] == 0, "a second debt"
+                self.offers[place] = (event.sponsor, event.amount)
+            case b.Unsponsored():
+                assert self.offers.pop(place) == (event.sponsor, event.amount), "took back what it had not offered"
+            case b.Enrolled() if place in self.offers:
+                sponsor, amount = self.debts[place] = self.offers.pop(place)
+                self.due[sponsor] -= amount
+                self.due[event.worker] += amount
+            case b.DebtRepaid():
+                sponsor, owed = self.debts[place]
+                assert event.sponsor == sponsor, "repaid to another"
+                assert 0 < event.amount <= owed, "repaid what was not owed"
+                self.debts[place] = (sponsor, owed - event.amount)
+                self.due[sponsor] += event.amount
+                self.due[event.worker] -= event.amount
 
     def _seat(self, event: b.SeatSettled) -> None:
         place = (event.job, event.round, event.attempt)

@@ -17,7 +17,7 @@ from eth.vm.message import Message
 from eth_abi import decode as abi_decode
 from eth_hash.auto import keccak
 
-from chain.contracts import genesis_contracts
+from chain.contracts import FaucetTerms, genesis_contracts
 from chain.contracts.calls import Call
 from chain.contracts.events import Event, decode
 from chain.contracts.views import Query
@@ -60,11 +60,18 @@ class Done:
 class Evm:
     """The state, and the clock of the next call."""
 
-    def __init__(self, timestamp: int = 1_000_000, number: int = 1, validators: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self,
+        timestamp: int = 1_000_000,
+        number: int = 1,
+        validators: Sequence[bytes] = (),
+        sponsors: bool = True,
+        faucet: FaucetTerms | None = None,
+    ) -> None:
         self.timestamp = timestamp
         self.number = number
         self.state = State({}, self._context(), BLANK_ROOT_HASH)
-        for address, (code, storage) in genesis_contracts(validators).items():
+        for address, (code, storage) in genesis_contracts(validators, sponsors, faucet).items():
             self.place(address, code, storage)
 
     @property

@@ -69,6 +69,14 @@ class Round:
 
 
 @dataclass
+class Sponsorship:
+    wanted: bool = False
+    sponsor: bytes = bytes(20)
+    offered: int = 0
+    owed: int = 0
+
+
+@dataclass
 class Job:
     owner: bytes
     update_size: int
@@ -85,13 +93,15 @@ class Job:
     free: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
     queues: dict[bytes, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     rounds: dict[tuple[int, int], Round] = field(default_factory=dict)
+    sponsorships: dict[bytes, Sponsorship] = field(default_factory=lambda: defaultdict(Sponsorship))
 
 
 class Model:
     """All jobs, and what everybody is owed."""
 
-    def __init__(self, chain_id: int, refusers: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, chain_id: int, refusers: tuple[bytes, ...] = (), sponsors: bool = True) -> None:
         self.chain_id = chain_id
+        self.sponsors = sponsors
         self.refusers = refusers  # accounts that revert when they are paid
         self.jobs: dict[int, Job] = {}
         self.owed: dict[bytes, int] = defaultdict(int)
@@ -119,6 +129,7 @@ class Model:
             free=sum(sum(job.free.values()) for job in jobs),
             locked=sum(job.terms.stake * sum(map(len, job.queues.values())) for job in jobs),
             owed=sum(self.owed.values()),
+            offered=sum(each.offered for job in jobs for each in job.sponsorships.values()),
             burned=self.burned,
         )
 
@@ -159,6 +170,10 @@ class Model:
         if sender not in job.pool:
             job.pool.append(sender)
         self.settle_seats(number, sender, 2)
+        offer = job.sponsorships[sender]
+        if offer.offered:
+            offer.offered, offer.owed = 0, offer.offered
+            value += offer.owed
         job.free[sender] += value
         need(job.free[sender] >= job.terms.stake, "deposit below one stake")
         self.log(b.Enrolled(number, sender, job.free[sender]))
@@ -168,7 +183,7 @@ class Model:
     def leave(self, sender: bytes, number: int) -> None:
         need(number in self.jobs and sender in self.jobs[number].pool, "not enrolled")
         self.settle_seats(number, sender, 2)
-        self.log(b.Left(number, sender, self.remove(number, sender)))
+        self.leave_now(number, sender)
 
     def commit(
         self, sender: bytes, number: int, round_: int, attempt: int, ciphertext: bytes, r_hash: bytes, s_hash: bytes
@@ -210,14 +225,33 @@ class Model:
         self.settle_seats(number, sender, 2)
 
     def withdraw(self, sender: bytes, number: int) -> None:
-        job = self.posted_job(number)
-        self.settle_seats(number, sender, 8)
-        if job.state == b.ENDED and sender in job.pool:
-            self.log(b.Left(number, sender, self.remove(number, sender)))
+        self.settle(sender, number, sender)
         if amount := self.owed.pop(sender, 0):
             if sender in self.refusers:
                 raise Refused("")
             self.log(b.Withdrawn(sender, amount))
+
+    # ---- sponsors and those who want one ----
+
+    def ask_sponsor(self, sender: bytes, number: int) -> None:
+        need(self.sponsors, "sponsors are off")
+        self.open_job(number).sponsorships[sender].wanted = True
+        self.log(b.SponsorWanted(number, sender))
+
+    def sponsor(self, sender: bytes, value: int, number: int, worker: bytes) -> None:
+        job = self.open_job(number)
+        known = job.sponsorships[worker]
+        need(known.wanted and not known.offered and not known.owed, "no sponsor is wanted")
+        need(value >= max(1, job.terms.stake), "offer below a stake")
+        job.sponsorships[worker] = Sponsorship(False, sender, value)
+        self.log(b.Sponsored(number, worker, sender, value))
+
+    def unsponsor(self, sender: bytes, number: int, worker: bytes) -> None:
+        known = self.jobs[number].sponsorships[worker] if number in self.jobs else Sponsorship()
+        need(known.offered > 0 and known.sponsor == sender, "no offer of yours")
+        amount, known.offered = known.offered, 0
+        self.owed[sender] += amount
+        self.log(b.Unsponsored(number, worker, sender, amount))
 
     # ---- anyone ----
 
@@ -257,8 +291,10 @@ class Model:
         self.end_job(number, b.DEADLINE)
 
     def settle(self, sender: bytes, number: int, worker: bytes) -> None:
-        self.posted_job(number)
+        job = self.posted_job(number)
         self.settle_seats(number, worker, 8)
+        if job.state == b.ENDED and worker in job.pool:
+            self.leave_now(number, worker)
 
     # ---- the course of a round ----
 
@@ -378,13 +414,25 @@ class Model:
 
     # ---- money and small things ----
 
-    def remove(self, number: int, worker: bytes) -> int:
+    def remove(self, number: int, worker: bytes) -> None:
         job = self.jobs[number]
         job.pool[job.pool.index(worker)] = job.pool[-1]
         job.pool.pop()
-        released = job.free.pop(worker, 0)
-        self.owed[worker] += released
-        return released
+        self.pay(number, worker, job.free.pop(worker, 0))
+
+    def leave_now(self, number: int, worker: bytes) -> None:
+        self.log(b.Left(number, worker, self.jobs[number].free[worker]))
+        self.remove(number, worker)
+
+    def pay(self, number: int, worker: bytes, amount: int) -> None:
+        """The sponsor first, as far as it is owed."""
+        debt = self.jobs[number].sponsorships[worker]
+        repaid = min(debt.owed, amount)
+        if repaid:
+            debt.owed -= repaid
+            self.owed[debt.sponsor] += repaid
+            self.log(b.DebtRepaid(number, worker, debt.sponsor, repaid))
+        self.owed[worker] += amount - repaid
 
     def give_back(self, number: int, slots: int) -> None:
         job = self.jobs[number]
@@ -421,11 +469,11 @@ class Model:
         forfeited = 0 if keeps else job.terms.stake
         seat_round.rewards_paid += won
         self.burned += forfeited
-        self.owed[worker] += earned
         if keeps and worker in job.pool:
             job.free[worker] += job.terms.stake
+            self.pay(number, worker, earned)
         elif keeps:
-            self.owed[worker] += job.terms.stake
+            self.pay(number, worker, earned + job.terms.stake)
         self.log(b.SeatSettled(number, round_, worker, attempt, earned, forfeited))
         return True
 

@@ -10,7 +10,7 @@ from eth_hash.auto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.contracts import FINDER, REPLICATED, VALIDATORS, calls, compiled, events, views
+from chain.contracts import FAUCET, FINDER, REPLICATED, VALIDATORS, calls, compiled, events, joining, views
 from chain.contracts import bindings as b
 from chain.types import Log
 from tests.contracts.world import BASE, GOOD, MANIFEST, SEED, TERMS, UPDATE_SIZE, WORKERS
@@ -46,7 +46,7 @@ def test_indexed_fields_come_first() -> None:
 
 def test_view_classes_name_the_fields_of_the_structs() -> None:
     structs = {"job": b.JobView, "round_of": b.RoundView, "seat": b.SeatView, "enrolment": b.EnrolmentView}
-    structs |= {"books": b.Books, "open_at": b.Listing, "proposals_page": b.Proposal}
+    structs |= {"sponsorship": b.Sponsorship, "books": b.Books, "open_at": b.Listing, "proposals_page": b.Proposal}
     for name in CONTRACTS:
         for entry in compiled()[name]["abi"]:
             if entry["type"] == "function" and entry["name"] in structs:
@@ -106,6 +106,10 @@ def test_numbers_of_phases_states_and_reasons_are_those_of_the_contract() -> Non
         (b.end(7), "end(uint256)", ["uint256"], [7], 0),
         (b.settle(7, WORKERS[0]), "settle(uint256,address)", ["uint256", "address"], [7, WORKERS[0]], 0),
         (b.withdraw(7), "withdraw(uint256)", ["uint256"], [7], 0),
+        (b.ask_sponsor(7), "ask_sponsor(uint256)", ["uint256"], [7], 0),
+        (b.sponsor(7, WORKERS[0], 99), "sponsor(uint256,address)", ["uint256", "address"], [7, WORKERS[0]], 99),
+        (b.unsponsor(7, WORKERS[0]), "unsponsor(uint256,address)", ["uint256", "address"], [7, WORKERS[0]], 0),
+        (b.grant(WORKERS[0]), "grant(address)", ["address"], [WORKERS[0]], 0),
         (b.propose(WORKERS[0], True), "propose(address,bool)", ["address", "bool"], [WORKERS[0], True], 0),
         (b.approve(7), "approve(uint256)", ["uint256"], [7], 0),
     ],
@@ -115,8 +119,8 @@ def test_calldata_is_what_eth_abi_encodes(
     call: b.Call, signature: str, types: list[str], values: list[object], value: int
 ) -> None:
     assert call.data == keccak(signature.encode())[:4] + abi_encode(types, values)
-    of_validators = signature.startswith(("propose(", "approve("))
-    assert (call.to, call.value) == (VALIDATORS if of_validators else REPLICATED, value)
+    elsewhere = {"propose": VALIDATORS, "approve": VALIDATORS, "grant": FAUCET}
+    assert (call.to, call.value) == (elsewhere.get(signature.partition("(")[0], REPLICATED), value)
 
 
 def test_a_reveal_sends_little_gas_when_it_cannot_open_a_round() -> None:
@@ -194,7 +198,7 @@ def test_a_change_of_the_validators_is_read_from_its_log_alone(validators: list[
 
 
 def test_bindings_export_every_public_name_of_their_parts() -> None:
-    for module in (calls, events, views):
+    for module in (calls, events, joining, views):
         own = {
             name
             for name, value in vars(module).items()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from chain import economics
+from chain.contracts import FAUCET, FaucetTerms, calls, compiled
 from chain.contracts import bindings as b
-from chain.contracts import calls, compiled
 from chain.contracts.calls import Call
 from chain.genesis import GAS_LIMIT_MIN
 from tests.contracts.evm_harness import BLOCK_GAS
@@ -133,6 +133,30 @@ def test_joining_and_leaving(table: dict[str, int]) -> None:
     gas_of(world, table, "end", STRANGER, b.end(late))
 
 
+def test_sponsors(table: dict[str, int]) -> None:
+    """The dearest repayment is the one that leaves something to the worker."""
+    world = World()
+    job = world.post(rounds_max=1)
+    world.enrol(job, WORKERS[1:3])
+    gas_of(world, table, "ask_sponsor", WORKERS[0], b.ask_sponsor(job))
+    gas_of(world, table, "sponsor", OWNER, b.sponsor(job, WORKERS[0], 2 * STAKE))
+    gas_of(world, table, "enrol that takes an offer and opens 3 slots", WORKERS[0], b.enrol(job, 0))
+    play(world, job, 1)
+    world.sponsor(job, WORKERS[3], STAKE)
+    gas_of(world, table, "unsponsor", OWNER, b.unsponsor(job, WORKERS[3]))
+    world.do(OWNER, b.finalise(job, 1, 1, False))
+    assert world.debt(job, WORKERS[0]).owed == 2 * STAKE
+    gas_of(world, table, "settle that repays a sponsor", STRANGER, b.settle(job, WORKERS[0]))
+    assert world.debt(job, WORKERS[0]).owed == 0
+
+
+@pytest.mark.parametrize("count", [4, 100])
+def test_a_grant(table: dict[str, int], count: int) -> None:
+    world = World(WORKERS[:count], faucet=FaucetTerms(10**9, 10, 86_400))
+    world.evm.fund(FAUCET)
+    gas_of(world, table, f"grant, {count} validators", WORKERS[count - 1], b.grant(b"\x77" * 20))
+
+
 def with_unsettled_seats(count: int) -> tuple[World, int, bytes]:
     """A worker with decided, unsettled seats: silent in round 1, which is closed only after the others were played."""
     world = World()
@@ -223,7 +247,9 @@ def measure_all(table: dict[str, int]) -> None:
     test_calls_that_settle_seats_on_the_way(table)
     test_the_dearest_openings_fit_their_gas_and_a_block(table)
     test_an_auto_finalised_majority_opens_the_next_round_within_its_gas(table)
+    test_sponsors(table)
     for count in (4, 100):
+        test_a_grant(table, count)
         test_changing_the_validators(table, count)
 
 

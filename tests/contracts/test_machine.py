@@ -259,6 +259,44 @@ class Everybody(RuleBasedStateMachine):
             assert self.evm.balance(sender) >= before + owed
             assert self.evm.query(b.balance_view(sender)) == 0
 
+    # ---- sponsors ----
+
+    @rule(data=st.data(), worker=st.sampled_from(POOL))
+    def ask_sponsor(self, data: st.DataObject, worker: bytes) -> None:
+        job = self.some_job(data)
+        self.both(worker, b.ask_sponsor(job), named("ask_sponsor", self.model.ask_sponsor, worker, job))
+
+    @rule(
+        data=st.data(),
+        sender=mostly(OWNER, *PEOPLE),
+        worker=st.sampled_from(POOL),
+        value=mostly(600, 300, 299, 0),
+    )
+    def sponsor(self, data: st.DataObject, sender: bytes, worker: bytes, value: int) -> None:
+        self.send_sponsor(sender, self.some_job(data), worker, value)
+
+    def send_sponsor(self, sender: bytes, job: int, worker: bytes, value: int) -> None:
+        act = named("sponsor", self.model.sponsor, sender, value, job, worker)
+        self.both(sender, b.sponsor(job, worker, value), act)
+
+    @rule(data=st.data(), sponsor=mostly(OWNER, *PEOPLE), value=mostly(600, 2_000), taken=mostly(True, False))
+    def a_newcomer_is_sponsored(self, data: st.DataObject, sponsor: bytes, value: int, taken: bool) -> None:
+        """Asks, is offered a deposit, enrols with nothing of its own."""
+        job, worker = self.some_job(data), data.draw(st.sampled_from(POOL), label="newcomer")
+        self.both(worker, b.ask_sponsor(job), named("ask_sponsor", self.model.ask_sponsor, worker, job))
+        self.send_sponsor(sponsor, job, worker, value)
+        if taken:
+            self.send_enrol(worker, job, 0)
+
+    @rule(data=st.data(), sender=mostly(OWNER, *PEOPLE), worker=st.sampled_from(POOL))
+    def unsponsor(self, data: st.DataObject, sender: bytes, worker: bytes) -> None:
+        job = self.some_job(data)
+        known = self.model.jobs.get(job)
+        if known is not None and (offered := [each for each in POOL if known.sponsorships[each].offered]):
+            worker = data.draw(st.sampled_from(offered), label="offered to")
+        act = named("unsponsor", self.model.unsponsor, sender, job, worker)
+        self.both(sender, b.unsponsor(job, worker), act)
+
     # ---- anyone ----
 
     @rule(data=st.data(), sender=mostly(OWNER, *PEOPLE), stop=mostly(False, True))
@@ -317,8 +355,10 @@ class Everybody(RuleBasedStateMachine):
         for job in self.model.jobs:
             for person in PEOPLE:
                 self.fetch(job, person)
+            for person in PEOPLE:  # once more: what the last ones gave back to their sponsors
+                self.fetch(job, person)
         books = self.evm.query(b.books_view())
-        assert (books.escrowed, books.reserved, books.free, books.locked) == (0, 0, 0, 0)
+        assert (books.escrowed, books.reserved, books.free, books.locked, books.offered) == (0, 0, 0, 0, 0)
         self.check_money_is_out()
 
     def bring_to_an_end(self, job: int, sender: bytes) -> None:
@@ -342,13 +382,14 @@ class Everybody(RuleBasedStateMachine):
 
     def fetch(self, job: int, person: bytes) -> None:
         """All that an account has in a job, and all that it is owed; who refuses its money is owed it still."""
+        for worker in POOL:
+            offer = self.evm.query(b.sponsorship_view(job, worker))
+            if offer.offered and offer.sponsor == person:
+                self.transact(person, b.unsponsor(job, worker))
         view = self.evm.query(b.enrolment_view(job, person))
         for _ in range((view.tail - view.head) // 8 + 1):
             self.transact(STRANGER, b.settle(job, person))
-        if person == REFUSER:
-            if view.position:
-                self.transact(person, b.leave(job))
-        else:
+        if person != REFUSER:
             self.transact(person, b.withdraw(job))
 
     def check_money_is_out(self) -> None:
@@ -375,6 +416,9 @@ class Everybody(RuleBasedStateMachine):
         enrolment = self.evm.query(b.enrolment_view(job, worker))
         assert enrolment.free == known.free[worker]
         assert enrolment.tail - enrolment.head == len(known.queues[worker])
+        debt = known.sponsorships[worker]
+        expected = b.Sponsorship(debt.wanted, debt.sponsor, debt.offered, debt.owed)
+        assert self.evm.query(b.sponsorship_view(job, worker)) == expected
         found = known.rounds.get((round_, attempt))
         if found is not None:
             shown = self.evm.query(b.round_view(job, round_, attempt))

@@ -18,7 +18,7 @@ from chain.contracts import bindings as b
 from chain.contracts.calls import Call
 from tests.contracts.bookkeeper import Bookkeeper
 from tests.contracts.evm_harness import Done, Reverted
-from tests.contracts.world import BAD, GOOD, OWNER, STRANGER, WORKERS, World, secrets
+from tests.contracts.world import BAD, GOOD, OWNER, REWARD, STAKE, STRANGER, WORKERS, World, secrets
 
 SOURCES = Path(chain.contracts.__file__).parent
 FIRST, SECOND, THIRD = WORKERS[:3]
@@ -171,13 +171,78 @@ def what_was_not_spent_stays_where_it_is(world: Watched) -> None:
     world.bookkeeper.check_all_is_over()
 
 
+@mutant("self._pay(job, worker, released)", "self._credit(worker, released)", "the worker has it")
+def a_worker_leaves_with_its_sponsors_deposit(world: Watched) -> None:
+    job = world.post()
+    world.sponsor(job, FIRST, 2 * STAKE)
+    world.do(FIRST, b.enrol(job, 0))
+    world.do(FIRST, b.leave(job))
+    assert world.owed(FIRST) == 0, "the worker has it"
+
+
+@mutant(
+    "self.enrolments[job][worker].free += stake\n        self.books.free += stake\n        self._pay(job, worker, earned)",
+    "self.enrolments[job][worker].free += stake\n        self.books.free += stake\n        self._credit(worker, earned)",
+    "paid before its sponsor",
+)
+def a_worker_keeps_its_rewards_and_its_debt(world: Watched) -> None:
+    job = sponsored_round(world)
+    world.do(STRANGER, b.settle(job, FIRST))
+    assert world.owed(FIRST) == REWARD - 2 * STAKE, "paid before its sponsor"
+
+
+@mutant("self.sponsorships[job][worker].owed = owed - repaid", "pass", "repaid what was not owed")
+def a_sponsor_is_repaid_twice(world: Watched) -> None:
+    job = sponsored_round(world)
+    world.do(STRANGER, b.settle(job, FIRST))
+    world.do(FIRST, b.leave(job))
+
+
+@mutant("        self.sponsorships[job][worker].offered = 0\n", "", "took back what it had not offered")
+def an_offer_that_was_taken_is_taken_back_too(world: Watched) -> None:
+    job = world.post()
+    world.sponsor(job, FIRST, 2 * STAKE)
+    world.sponsor(job, SECOND, 2 * STAKE)
+    world.do(FIRST, b.enrol(job, 0))
+    try:
+        world.do(OWNER, b.unsponsor(job, FIRST))
+    except KeyError:
+        raise AssertionError("took back what it had not offered") from None
+
+
+@mutant(
+    "self._settle_seats(job, worker, SETTLE_MAX)\n    if self.jobs[job].state == ENDED and",
+    "self._settle_seats(job, worker, SETTLE_MAX)\n    if worker == msg.sender and self.jobs[job].state == ENDED and",
+    "a sponsor waits for its worker for ever",
+)
+def a_worker_that_is_gone_locks_its_sponsors_money(world: Watched) -> None:
+    job = world.post()
+    world.sponsor(job, FIRST, 2 * STAKE)
+    world.do(FIRST, b.enrol(job, 0))
+    world.do(OWNER, b.cancel(job))
+    world.do(OWNER, b.settle(job, FIRST))
+    assert world.debt(job, FIRST).owed == 0, "a sponsor waits for its worker for ever"
+
+
+def sponsored_round(world: Watched) -> int:
+    """A round that FIRST, with a deposit of its sponsor's alone, has won with the others."""
+    job = world.post()
+    world.sponsor(job, FIRST, 2 * STAKE)
+    world.do(FIRST, b.enrol(job, 0))
+    world.enrol(job, [SECOND, THIRD])
+    world.commit(job)
+    world.reveal(job, dict.fromkeys(WORKERS[:3], GOOD))
+    world.do(OWNER, b.finalise(job, 1, 1, False))
+    return job
+
+
 def compiled(old: str, new: str) -> bytes:
-    """The contract's code with one passage changed; unoptimised, which is faster to compile."""
+    """The contract's code with one passage changed, optimised for size: it has to fit."""
     compiler = pytest.importorskip("vyper.compiler", reason="the Vyper compiler is a development extra")
     bundle = pytest.importorskip("vyper.compiler.input_bundle")
     source = (SOURCES / "replicated.vy").read_text()
     assert source.count(old) == 1, old
-    text = source.replace(old, new).replace("# pragma optimize gas", "# pragma optimize none")
+    text = source.replace(old, new).replace("# pragma optimize gas", "# pragma optimize codesize")
     output = compiler.compile_code(
         text, input_bundle=bundle.FilesystemInputBundle([SOURCES]), output_formats=["bytecode_runtime"]
     )

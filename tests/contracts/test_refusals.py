@@ -423,6 +423,79 @@ def end_a_job_with_an_open_round(world: World) -> None:
     world.do(STRANGER, b.end(job))
 
 
+@refusal("replicated: sponsors are off")
+def ask_for_a_sponsor_where_there_are_none(world: World) -> None:
+    world = World(sponsors=False)
+    world.do(WORKER, b.ask_sponsor(world.post()))
+
+
+@refusal("replicated: job has ended")
+def ask_for_a_sponsor_in_an_ended_job(world: World) -> None:
+    world.do(WORKER, b.ask_sponsor(ended(world)))
+
+
+@refusal("replicated: job has ended")
+def sponsor_in_an_ended_job(world: World) -> None:
+    job = world.post()
+    world.do(WORKER, b.ask_sponsor(job))
+    world.do(OWNER, b.cancel(job))
+    world.do(OWNER, b.sponsor(job, WORKER, STAKE))
+
+
+@refusal("replicated: no sponsor is wanted")
+def sponsor_who_has_not_asked(world: World) -> None:
+    world.do(OWNER, b.sponsor(world.post(), WORKER, STAKE))
+
+
+@refusal("replicated: no sponsor is wanted")
+def sponsor_twice_for_one_request(world: World) -> None:
+    job = world.post()
+    world.sponsor(job, WORKER, STAKE)
+    world.do(STRANGER, b.sponsor(job, WORKER, STAKE))
+
+
+@refusal("replicated: no sponsor is wanted")
+def sponsor_a_worker_that_owes_another(world: World) -> None:
+    job = world.post()
+    world.sponsor(job, WORKER, STAKE)
+    world.do(WORKER, b.enrol(job, 0))
+    world.do(WORKER, b.ask_sponsor(job))
+    world.do(STRANGER, b.sponsor(job, WORKER, STAKE))
+
+
+@refusal("replicated: offer below a stake")
+def sponsor_a_wei_short(world: World) -> None:
+    world.sponsor(world.post(), WORKER, STAKE - 1)
+
+
+@refusal("replicated: offer below a stake")
+def sponsor_nothing_where_nothing_is_asked(world: World) -> None:
+    world.sponsor(world.post(stake=0), WORKER, 0)
+
+
+@refusal("replicated: no offer of yours")
+def take_back_the_offer_of_another(world: World) -> None:
+    job = world.post()
+    world.sponsor(job, WORKER, STAKE)
+    world.do(STRANGER, b.unsponsor(job, WORKER))
+
+
+@refusal("replicated: no offer of yours")
+def take_back_an_offer_that_was_taken(world: World) -> None:
+    job = world.post()
+    world.sponsor(job, WORKER, STAKE)
+    world.do(WORKER, b.enrol(job, 0))
+    world.do(OWNER, b.unsponsor(job, WORKER))
+
+
+@refusal("replicated: deposit below one stake")
+def enrol_when_the_offer_was_taken_back(world: World) -> None:
+    job = world.post()
+    world.sponsor(job, WORKER, STAKE)
+    world.do(OWNER, b.unsponsor(job, WORKER))
+    world.do(WORKER, b.enrol(job, 0))
+
+
 @refusal("finder: not a job contract")
 def list_a_job_as_a_stranger(world: World) -> None:
     world.do(STRANGER, finder_call("list_job", 1))
@@ -483,5 +556,5 @@ def test_every_assertion_of_the_contracts_gives_a_reason() -> None:
     folder = Path(chain.contracts.__file__).parent
     for path in folder.glob("*.vy"):
         for statement in re.findall(r"^\s*assert .*$", path.read_text(), flags=re.MULTILINE):
-            reason = re.search(r'"(?:replicated|finder|validators): [^"]+"$', statement)
+            reason = re.search(r'"(?:replicated|finder|validators|faucet): [^"]+"$', statement)
             assert reason is not None, f"{path.name}: {statement.strip()}"

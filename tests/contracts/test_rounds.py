@@ -69,7 +69,7 @@ def test_equal_work_is_paid_and_the_next_round_starts_from_it() -> None:
         before = world.evm.balance(worker)
         world.do(worker, b.withdraw(job))
         assert world.evm.balance(worker) == before + 2 * REWARD + 4 * STAKE
-    assert world.books() == b.Books(0, 0, 0, 0, 0, 0)
+    assert world.books() == b.Books(0, 0, 0, 0, 0, 0, 0)
 
 
 def test_a_minority_digest_forfeits_and_its_reward_returns_to_the_owner() -> None:
@@ -79,11 +79,12 @@ def test_a_minority_digest_forfeits_and_its_reward_returns_to_the_owner() -> Non
     world.commit(job)
     world.reveal(job, {WORKERS[0]: GOOD, WORKERS[1]: BAD, WORKERS[2]: GOOD})
     world.do(OWNER, b.finalise(job, 1, 1, False))
-    settled = world.do(STRANGER, b.settle(job, WORKERS[1]))
-    assert settled == [b.SeatSettled(job, 1, WORKERS[1], 1, earned=0, forfeited=STAKE)]
+    settled, left = world.do(STRANGER, b.settle(job, WORKERS[1]))
+    assert settled == b.SeatSettled(job, 1, WORKERS[1], 1, earned=0, forfeited=STAKE)
+    assert left == b.Left(job, WORKERS[1], 3 * STAKE)  # the job has ended
     assert world.books().burned == STAKE
     assert world.owed(OWNER) == REWARD
-    assert world.owed(WORKERS[1]) == 0
+    assert world.owed(WORKERS[1]) == 3 * STAKE
 
 
 def test_copies_of_a_ciphertext_digest_are_not_refused() -> None:
@@ -118,7 +119,7 @@ def test_a_withheld_reveal_forfeits_when_the_settled_round_is_closed() -> None:
     world.commit(job)
     world.reveal(job, dict.fromkeys(world.slots[:2], GOOD))
     world.do(OWNER, b.finalise(job, 1, 1, True))
-    assert world.do(STRANGER, b.settle(job, silent)) == []
+    assert world.do(STRANGER, b.settle(job, silent)) == [b.Left(job, silent, 3 * STAKE)]  # the job has ended
     world.expire_and_close(job)
     (settled,) = world.do(STRANGER, b.settle(job, silent))
     assert (settled.earned, settled.forfeited) == (0, STAKE)
@@ -175,7 +176,7 @@ def test_a_round_without_a_winner_is_void_and_only_revealers_keep_their_stake() 
     assert events[0] == b.RoundVoided(job, 1, 1, commits=3, reveals=2)
     assert of_type(events, b.JobEnded) == [b.JobEnded(job, b.FAILED, 0, BASE)]
     for worker, kept in zip(WORKERS, (True, True, False), strict=False):
-        (settled,) = world.do(STRANGER, b.settle(job, worker))
+        settled, _ = world.do(STRANGER, b.settle(job, worker))
         assert settled.forfeited == (0 if kept else STAKE)
     assert world.owed(OWNER) == TERMS.escrow
 
@@ -383,7 +384,7 @@ def test_one_withdrawal_settles_eight_seats_and_the_next_one_the_rest() -> None:
     events = world.do(WORKERS[0], b.withdraw(job))
     assert len(of_type(events, b.SeatSettled)) <= 8
     world.do(WORKERS[0], b.withdraw(job))
-    assert world.books() == b.Books(0, 0, 0, 0, 0, 0)
+    assert world.books() == b.Books(0, 0, 0, 0, 0, 0, 0)
 
 
 def test_an_empty_withdrawal_is_no_error() -> None:

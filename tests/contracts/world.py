@@ -10,7 +10,7 @@ from coincurve import PrivateKey
 from eth_hash.auto import keccak
 
 from chain import masking
-from chain.contracts import REPLICATED
+from chain.contracts import REPLICATED, FaucetTerms
 from chain.contracts import bindings as b
 from chain.contracts.calls import Call
 from chain.contracts.events import Event, Terms
@@ -78,8 +78,10 @@ def reveal_call(worker: bytes, job: int, round_: int, attempt: int, update: byte
 class World:
     """One state of the machine, one job that most tests need, everybody rich."""
 
-    def __init__(self, validators: Sequence[bytes] = ()) -> None:
-        self.evm = Evm(timestamp=NOW, validators=validators)
+    def __init__(
+        self, validators: Sequence[bytes] = (), sponsors: bool = True, faucet: FaucetTerms | None = None
+    ) -> None:
+        self.evm = Evm(timestamp=NOW, validators=validators, sponsors=sponsors, faucet=faucet)
         for person in KEYS:
             self.evm.fund(person)
         self.slots: tuple[bytes, ...] = ()  # of the round that was opened last
@@ -128,6 +130,14 @@ class World:
         self.do(STRANGER, b.expire(job, round_, attempt))
         self.wait(TERMS.last_call_s)
         return self.do(STRANGER, b.close(job, round_, attempt))
+
+    def sponsor(self, job: int, worker: bytes, amount: int, sponsor: bytes = OWNER) -> None:
+        """A worker asks, somebody offers."""
+        self.do(worker, b.ask_sponsor(job))
+        self.do(sponsor, b.sponsor(job, worker, amount))
+
+    def debt(self, job: int, worker: bytes) -> b.Sponsorship:
+        return self.evm.query(b.sponsorship_view(job, worker))
 
     def job(self, job: int) -> b.JobView:
         return self.evm.query(b.job_view(job))
