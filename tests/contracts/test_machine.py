@@ -153,7 +153,7 @@ class Everybody(RuleBasedStateMachine):
         job = self.some_job(data)
         terms = self.terms(job)
         call = b.top_up(job, rounds, terms)
-        value = min(max(0, call.value - short), WEALTH)
+        value = min(max(0, call.value - short), WEALTH // 2)  # what everybody has still
         call = Call(call.to, value, call.data, call.gas)
         self.both(sender, call, named("top_up", self.model.top_up, sender, value, job, rounds))
 

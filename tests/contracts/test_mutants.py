@@ -181,8 +181,8 @@ def a_worker_leaves_with_its_sponsors_deposit(world: Watched) -> None:
 
 
 @mutant(
-    "self.enrolments[job][worker].free += stake\n        self.books.free += stake\n        self._pay(job, worker, earned)",
-    "self.enrolments[job][worker].free += stake\n        self.books.free += stake\n        self._credit(worker, earned)",
+    "self.books.free += stake\n        self._pay(job, worker, earned)",
+    "self.books.free += stake\n        self._credit(worker, earned)",
     "paid before its sponsor",
 )
 def a_worker_keeps_its_rewards_and_its_debt(world: Watched) -> None:
