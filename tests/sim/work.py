@@ -22,6 +22,7 @@ from chain.contracts import bindings as b
 from chain.header import address_of_secret
 from chain.types import Claim, InvalidTransaction
 from learner import manifest as manifests
+from learner.errors import InvalidManifest
 from node import unixfs
 from node.account import Account, Entry, QueueFull, TransactionFailed
 from node.feed import Feed
@@ -295,10 +296,7 @@ class Worksite:
     def _perform_common(self, role: str, effect: Any) -> None:
         match effect:
             case c.FetchManifest():
-                self._fetch(
-                    effect, effect.digest,
-                    lambda blob: self._feed(role, c.ManifestReady(effect.job, manifests.decode(blob))),
-                )  # fmt: skip
+                self._fetch(effect, effect.digest, lambda blob: self._feed(role, self._judged(effect, blob)))
             case c.SubmitFinalise():
                 self._submit(role, f"finalise {effect.key}", b.finalise(*effect.key, effect.stop), effect)
             case c.SubmitExpire():
@@ -312,6 +310,19 @@ class Worksite:
                 self._later(after, lambda: self._feed(role, c.TimeReached(self.world.wall_clock(self.name))))
             case _:
                 raise AssertionError(f"nobody performs {effect!r}")
+
+    def _judged(self, effect: c.FetchManifest, blob: bytes) -> c.ManifestReady | c.ManifestRefused:
+        """As the performer does: a job that cannot be done is declined. All first bases here are zeros."""
+        posted = self.feed.jobs.by_id[effect.job].posted
+        try:
+            manifest = manifests.decode(blob)
+        except InvalidManifest as error:
+            return c.ManifestRefused(effect.job, str(error))
+        size = manifest.update_size()
+        self.blobs.put(self.name, bytes(size), public=True)
+        if posted.update_size != size or posted.base != unixfs.digest_of(bytes(size)):
+            return c.ManifestRefused(effect.job, "not the manifest's size, or not its base")
+        return c.ManifestReady(effect.job, manifest)
 
     def _submit(self, role: str, tag: str, call: b.Call, effect: object, claim: bytes | None = None) -> None:
         if tag in self._resting:
