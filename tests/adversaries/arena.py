@@ -33,7 +33,7 @@ from tests.sim.work import Blobs, SimAccount, Worksite, trained
 from tests.sim.world import SimWorld
 
 HONEST_NODE = "follower-0"
-LOOK_S = 0.5
+LOOK_S, PEEK_S = 0.5, 0.005
 AGAIN_S = 2.0
 LIMIT_S = 300.0
 REWARD, STAKE = 10**12, 3 * 10**12  # far above what gas costs
@@ -68,11 +68,16 @@ class Foe(Worksite):
         self._roles.clear()
         self.account.__class__ = BiddingAccount
         self.reveals.extend(self.elsewhere)
-        self._later(LOOK_S, self._look)
+        self._seen_pool, self._looked = -1, 0.0
+        self._later(PEEK_S, self._look)
 
     def _look(self) -> None:
-        self._act()
-        self._later(LOOK_S, self._look)
+        """At the pool, whenever it has changed, and at the clock now and then."""
+        version, now = self.member.ledger.mempool.version, self.world.now
+        if version != self._seen_pool or now - self._looked > LOOK_S:
+            self._seen_pool, self._looked = version, now
+            self._act()
+        self._later(PEEK_S, self._look)
 
     def on_final(self, blocks: list[FinalisedBlock]) -> None:
         events = [event for block in blocks for log in block.logs if (event := b.decode(log)) is not None]

@@ -154,6 +154,12 @@ ATTACKS: tuple[Attack, ...] = (
         _workers(workers.serves_nobody, validators=4),
         variants.MISSING_IS_TRUE,
     ),
+    Attack(
+        "run in front of every call",
+        "what only one may call is bound to the caller, what anybody may call does the same whoever does",
+        lambda: Cast(foes=[workers.runs_in_front], terms=replace(TERMS, slots=5)),
+        variants.ANYBODYS_MASK,
+    ),
     Attack("random weights", VOTE, _workers(workers.with_update("its own")), variants.EVERY_UPDATE_PAID),
     Attack("the last weights", VOTE, _workers(workers.with_update("the last weights")), variants.EVERY_UPDATE_PAID),
     Attack("one step instead of all", VOTE, _workers(workers.with_update("one step")), variants.EVERY_UPDATE_PAID),

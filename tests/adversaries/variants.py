@@ -233,3 +233,12 @@ FORFEITS_TO_OWNER = Variant(
     (("send(empty(address), burned)", "send(self.jobs[job].owner, burned)"),),
 )
 ANY_JOB_TAKEN = Variant("workers enrol without looking whether the job can be done", node=_takes_any_job)
+FIRST_COME = Variant(
+    "slots go to whoever enrolled first",
+    (("        if count > slots:\n", "        if count > slots and empty(bool):\n"),),
+)
+MASK_UNBOUND = Variant("the commit does not bind S", ((_S_BOUND, ""),))
+EITHER_SIGNATURE = Variant(
+    "the commit does not bind S, and of a signature's two forms both are taken",
+    ((_S_BOUND, ""), ("if v > 1 or s > S_MAX:", "if v > 1:")),
+)

@@ -216,10 +216,10 @@ def serves_nobody(scene: Scene) -> Iterator[Act]:
 
 
 def runs_in_front(scene: Scene) -> Iterator[Act]:
-    """Copies every call that waits in its node's pool, sends it as its own, and pays more to come first."""
-    for each in scene.pending:
+    """Copies every call about jobs that waits in its node's pool, sends it as its own, and pays more to come first."""
+    for each in scene.pending if scene.job else ():  # a job that is posted once more would only cost its rewards
         call = call_of(each.raw)
-        if call is not None:
+        if call is not None and call.to == b.REPLICATED:
             yield Send(f"copy of {each.hash.hex()}", call)
 
 

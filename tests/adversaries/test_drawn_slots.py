@@ -1,0 +1,86 @@
+"""Slots are drawn, so many identities, and quick ones, hold no more of them than their share: played over the real
+contract, beside one that takes whoever came first. And who can bias the draw, by how much, at what cost.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import permutations
+from math import comb, sqrt
+
+import pytest
+
+from chain.contracts import REPLICATED
+from chain.contracts import bindings as b
+from chain.economics import Crowd
+from tests.adversaries.variants import FIRST_COME, compiled
+from tests.contracts.world import BAD, DAY, GOOD, NOW, OWNER, REWARD, STAKE, STRANGER, WORKERS, World, reveal_call
+
+ROUNDS = 60
+IDENTITIES, ENROLLED = 3, 9
+CROWD = Crowd(pool=3, evil=Fraction(IDENTITIES, ENROLLED), collude=True, workers=ENROLLED)
+Z = 2.58  # standard errors of a 99 % confidence interval
+
+
+def rounds_won(world: World) -> int:
+    """How many rounds the identities of one machine win, which enrol first and agree on a wrong update."""
+    job = world.post(rounds_max=ROUNDS, deadline=NOW + 300 * DAY)
+    world.enrol(job, ENROLLED, deposit=(2 * ROUNDS + 2) * STAKE)
+    machine, won = set(WORKERS[:IDENTITIES]), 0
+    for number in range(1, ROUNDS + 1):
+        world.commit(job, number)
+        world.reveal(job, {worker: BAD if worker in machine else GOOD for worker in world.slots}, number)
+        won += world.round(job, number).winner == BAD
+        world.do(OWNER, b.finalise(job, number, 1, False))
+    for worker in WORKERS[:ENROLLED]:
+        world.do(STRANGER, b.settle(job, worker))
+    return won
+
+
+def test_many_identities_that_come_first_win_no_more_rounds_than_their_share_of_the_draws() -> None:
+    chance = float(sum(CROWD.dishonest_slots()[CROWD.majority :]))
+    error = sqrt(chance * (1 - chance) / ROUNDS)
+    assert abs(rounds_won(World()) / ROUNDS - chance) < Z * error
+
+
+def test_where_whoever_came_first_holds_the_slots_they_win_them_all() -> None:
+    world = World()
+    world.evm.place(REPLICATED, compiled(FIRST_COME.contract))
+    assert rounds_won(world) == ROUNDS
+
+
+# ---- the randomness of the draw ----
+
+
+def draws(slots: int) -> set[bytes]:
+    """All that the next draw may hang on, over the orders in which a round's reveals can come."""
+    found = set()
+    for order in permutations(range(slots), slots // 2 + 1):
+        world = World()
+        job = world.post(slots=slots, workers_min=slots, rounds_max=1)
+        world.enrol(job, slots)
+        world.commit(job)
+        for place in order:
+            world.do(WORKERS[place], reveal_call(WORKERS[place], job, 1, 1, GOOD))
+        found.add(world.job(job).entropy)
+    return found
+
+
+@pytest.mark.parametrize("slots", [1, 3, 5])
+def test_who_orders_the_reveals_chooses_among_as_many_draws_as_there_are_majorities(slots: int) -> None:
+    assert len(draws(slots)) == comb(slots, slots // 2 + 1)
+
+
+def test_a_reveal_that_is_held_back_until_the_round_is_decided_changes_the_draw_and_is_paid_all_the_same() -> None:
+    entropies = []
+    for order in ((0, 1, 2), (1, 2, 0)):  # the first worker reveals at once, or looks at the others first
+        world = World()
+        job = world.post(rounds_max=1)
+        world.enrol(job, 3)
+        world.commit(job)
+        world.reveal(job, {WORKERS[place]: GOOD for place in order})
+        entropies.append(world.job(job).entropy)
+        world.do(OWNER, b.finalise(job, 1, 1, False))
+        world.do(STRANGER, b.settle(job, WORKERS[0]))
+        assert world.owed(WORKERS[0]) == REWARD
+    assert entropies[0] != entropies[1]
