@@ -8,7 +8,7 @@ the test that shows it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from chain import masking
 from chain.contracts import REPLICATED
@@ -66,7 +66,6 @@ class Attack:
     loses: int = STAKE
     pays_honest: bool = True
     seed: int = 0
-    real: tuple[Program, ...] = field(default=())
 
 
 def _workers(*programs: Program, **changes: object) -> Callable[[], Cast]:
@@ -79,12 +78,12 @@ def _owned(owner: Callable[[Offer], Program], foes: Sequence[Program] = (), **ch
     return lambda: Cast(foes=foes, owner=owner(replace(offer, **changes)), honest=honest)  # type: ignore[arg-type]
 
 
-def revealed_elsewhere(chain_id: int, contract: bytes) -> list[b.Revealed]:
-    """What the keys of the honest workers revealed in the first round of the first job of another place."""
+def revealed_elsewhere(keys: Sequence[bytes], chain_id: int, contract: bytes, job: int = 1) -> list[b.Revealed]:
+    """What the keys of honest workers revealed in the first round of a job of that number in another place."""
     found = []
-    for key in USERS[1:4]:
+    for key in keys:
         worker = address_of_secret(key)
-        ctx = masking.context(chain_id, contract, 1, 1, 1, worker)
+        ctx = masking.context(chain_id, contract, job, 1, 1, worker)
         r = masking.derive_r(key, ctx)
         mask = masking.sign_mask(key, chain_id, contract, ctx, r)
         found.append(b.Revealed(0, 0, worker, 1, ctx, bytes(32), SIZE, r, mask, bytes(32)))
@@ -92,9 +91,8 @@ def revealed_elsewhere(chain_id: int, contract: bytes) -> list[b.Revealed]:
 
 
 def _elsewhere(chain_id: int, contract: bytes) -> Callable[[], Cast]:
-    return lambda: Cast(
-        foes=[workers.reuses_a_mask], terms=FOUR_OF_FIVE, elsewhere=revealed_elsewhere(chain_id, contract)
-    )
+    foes = [workers.reuses_a_mask_of("elsewhere")]
+    return lambda: Cast(foes, terms=FOUR_OF_FIVE, elsewhere=revealed_elsewhere(USERS[1:4], chain_id, contract))
 
 
 COLLUDER = workers.with_update("what colluders agreed on")
@@ -122,10 +120,15 @@ ATTACKS: tuple[Attack, ...] = (
     Attack(
         "replay from another round",
         CONTEXT,
-        _workers(workers.reuses_a_mask, terms=replace(TERMS, slots=5, rounds_max=2)),
+        _workers(workers.reuses_a_mask_of("another round"), terms=replace(TERMS, slots=5, rounds_max=2)),
         variants.NO_ROUND,
     ),
-    Attack("replay from another job", CONTEXT, _workers(workers.reuses_a_mask, jobs=2), variants.NO_JOB),
+    Attack(
+        "replay from another job",
+        CONTEXT,
+        _workers(workers.reuses_a_mask_of("another job"), jobs=2),
+        variants.NO_JOB,
+    ),
     Attack(
         "replay from another contract", CONTEXT, _elsewhere(CHAIN_ID, REPLICATED[:-1] + b"\xff"), variants.NO_CONTRACT
     ),

@@ -102,25 +102,28 @@ def solves_for_a_key(scene: Scene) -> Iterator[Act]:
             yield reveal(scene, view, r, solved, seen[0].update_digest)
 
 
-def reuses_a_mask(scene: Scene) -> Iterator[Act]:
-    """Opens somebody's ciphertext with a mask that this worker revealed in another place, and hands that in.
-
-    It joins once there is such a mask, and takes the newest.
+def reuses_a_mask_of(place: str) -> Program:
+    """Opens somebody's ciphertext with a mask that this worker revealed in another round of the job, or elsewhere, and
+    hands that in. It joins once there is such a mask, and takes the newest.
     """
-    job = scene.view
-    if job is None or not scene.reveals:
-        return
-    yield from enrol(scene)
-    for view in scene.seats:
-        masks = {each.worker: each.mask for each in scene.reveals if (each.job, each.round) != view.key[:2]}
-        update = None
-        for worker in others(scene, view.commits):
-            ciphertext = scene.blob(view.commits[worker].ciphertext)
-            if worker in masks and ciphertext is not None:
-                ctx = masking.context(scene.chain_id, b.REPLICATED, *view.key, worker)
-                update = masking.apply_mask(ciphertext, ctx, masks[worker])
-                break
-        yield from hand_in(scene, view, update)
+
+    def program(scene: Scene) -> Iterator[Act]:
+        found = [each for each in scene.reveals if (each.job == scene.job) == (place == "another round")]
+        if not found:
+            return
+        yield from enrol(scene)
+        for view in scene.seats:
+            masks = {each.worker: each.mask for each in found if (each.job, each.round) != view.key[:2]}
+            update = None
+            for worker in others(scene, view.commits):
+                ciphertext = scene.blob(view.commits[worker].ciphertext)
+                if worker in masks and ciphertext is not None:
+                    ctx = masking.context(scene.chain_id, b.REPLICATED, *view.key, worker)
+                    update = masking.apply_mask(ciphertext, ctx, masks[worker])
+                    break
+            yield from hand_in(scene, view, update)
+
+    return program
 
 
 def malleates(scene: Scene) -> Iterator[Act]:
@@ -216,10 +219,11 @@ def serves_nobody(scene: Scene) -> Iterator[Act]:
 
 
 def runs_in_front(scene: Scene) -> Iterator[Act]:
-    """Copies every call about jobs that waits in its node's pool, sends it as its own, and pays more to come first."""
-    for each in scene.pending if scene.job else ():  # a job that is posted once more would only cost its rewards
+    """Copies every call about its job that waits in its node's pool, sends it as its own, and pays to come first."""
+    for each in scene.pending:
         call = call_of(each.raw)
-        if call is not None and call.to == b.REPLICATED:
+        about = None if call is None else int.from_bytes(call.data[4:36], "big")
+        if call is not None and call.to == b.REPLICATED and about == scene.job:
             yield Send(f"copy of {each.hash.hex()}", call)
 
 
