@@ -186,6 +186,7 @@ class Node:
                 config.worker.enrol,
                 config.worker.deposit_stakes,
                 config.worker.deposit_gwei_max * 10**9,
+                config.worker.locked_s_max,
             )
             step = steps[config.misbehaviour.behaviour]
             self._start_role(nursery, "worker", step, state, performer.perform_worker)

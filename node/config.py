@@ -52,9 +52,7 @@ class NodeConfig(_Section, frozen=True):
     )
     chain: Annotated[str, Meta(description="Directory of the chain database.")] = "chain"
     blobs: Annotated[str, Meta(description="Directory of the blob store (datasets, models, updates).")] = "blobs"
-    learner: Annotated[str, Meta(description="Directory that the trainer may write to; emptied at every start.")] = (
-        "learner"
-    )
+    learner: Annotated[str, Meta(description="Directory of the trainer, emptied at every start.")] = "learner"
     checkpoint: Annotated[
         str,
         Meta(
@@ -94,6 +92,7 @@ class WorkerConfig(_Section, frozen=True):
     deposit_gwei_max: Annotated[
         int, Meta(ge=0, description="Most to deposit in one job, in gwei (1 flt = 1,000,000,000 gwei).")
     ] = 1000 * 10**9
+    locked_s_max: Annotated[int, Meta(ge=1, description="Longest that a job may lock a stake, in s.")] = 7 * 86400
 
 
 class LearnerConfig(_Section, frozen=True):

@@ -128,6 +128,7 @@ class WorkerState:
     Attributes:
         deposit_stakes: the standing deposit, as a multiple of a job's stake.
         deposit_max: wei; a job that asks for more is left alone.
+        locked_s_max: likewise a job whose terms let its owner keep a slot's stake for longer.
         enrol: whether to enrol in every open job that can be done here.
     """
 
@@ -135,6 +136,7 @@ class WorkerState:
     enrol: bool = True
     deposit_stakes: int = 16
     deposit_max: int = 10**30
+    locked_s_max: int = 7 * 86400
     jobs: Jobs = NO_JOBS
     now: float = 0.0
     manifests: Mapping[int, Manifest | str | None] = field(default_factory=dict)  # asked for: None; refused: why
@@ -204,7 +206,10 @@ def _accepts(state: WorkerState, job: JobView) -> bool:
     """Whether to have a deposit in a job: it can be done here, it is still open, and it does not ask for too much."""
     terms = job.posted.terms
     lively = not job.cancelled and state.now < terms.deadline
-    return lively and terms.stake * state.deposit_stakes <= state.deposit_max and _is_doable(state, job)
+    # an owner that never acts keeps the model and every stake until the grace of a round at its slowest is over
+    locked_s = terms.commit_window_s + terms.reveal_window_s + 2 * terms.last_call_s + terms.grace_s
+    bearable = locked_s <= state.locked_s_max and terms.stake * state.deposit_stakes <= state.deposit_max
+    return lively and bearable and _is_doable(state, job)
 
 
 def _is_doable(state: WorkerState, job: JobView) -> bool:

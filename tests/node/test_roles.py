@@ -88,6 +88,15 @@ def test_a_worker_stays_away_from_jobs_that_are_past_their_deadline_or_ask_for_t
     assert not [e for e in effects if isinstance(e, worker.Enrol)]
 
 
+def test_a_worker_stays_away_from_a_job_whose_owner_could_lock_its_stake_for_longer_than_it_bears() -> None:
+    """Terms may have windows and a grace of a year each; a job that locks a stake just as long as allowed is taken."""
+    locked_s = TERMS.commit_window_s + TERMS.reveal_window_s + 2 * TERMS.last_call_s + TERMS.grace_s
+    for limit_s, enrols in ((locked_s, True), (locked_s - 1, False)):
+        state = worker.WorkerState(NEWCOMER, locked_s_max=limit_s)
+        _, effects = play(worker.step, state, at(job_of()), READY, at(job_of()))
+        assert bool([e for e in effects if isinstance(e, worker.Enrol)]) == enrols
+
+
 def test_a_worker_has_a_manned_job_that_waits_draw_again() -> None:
     _, effects = play(worker.step, worker.WorkerState(ME), at(job_of(b.JobWaiting(1, 3))), READY, at(job_of()))
     assert effects.count(worker.Enrol(1, 0)) == 1
