@@ -27,7 +27,7 @@ from node import app
 from node.account import Account, QueueFull, TransactionFailed
 from node.jobs import RoundView
 from node.performer import Performer
-from tests.adversaries.lineup import GAMES, key_of, owner_name
+from tests.adversaries.lineup import GAMES, Game, key_of
 from tests.adversaries.owners import Offer
 from tests.adversaries.program import Act, Program, Scene, Send, Serve
 
@@ -73,7 +73,7 @@ class Den(app.Node):
         self._worked: dict[object, bytes] = {}
         games = list(enumerate(GAMES))
         self._foes = [self._foe(name, n, program) for n, game in games for name, program in game.foes.items()]
-        self._foes += [self._foe(owner_name(n), n, None) for n, game in games if game.owner]
+        self._foes += [self._foe(game.owner[0], n, None) for n, game in games if game.owner]
 
     def _foe(self, name: str, game: int, program: Program | None) -> Foe:
         key = key_of(name)
@@ -130,12 +130,13 @@ class Den(app.Node):
 
     def _job_of(self, foe: Foe) -> int:
         """The honest server posts its games in order; the others come when their owners do."""
-        if GAMES[foe.game].owner is None:
+        owned = GAMES[foe.game].owner
+        if owned is None:
             return foe.game + 1
-        owner = address_of_secret(key_of(owner_name(foe.game)))
+        owner = address_of_secret(key_of(owned[0]))
         return next((number for number, job in self._feed.jobs.by_id.items() if job.owner == owner), 0)
 
-    async def _owner_program(self, game: Any) -> Program | None:
+    async def _owner_program(self, game: Game) -> Program | None:
         """Post what the honest server posted first, with this game's terms and bends, once all its jobs are there."""
         honest = sum(each.owner is None for each in GAMES)
         if len(self._feed.jobs.by_id) < honest:
@@ -147,7 +148,8 @@ class Den(app.Node):
         offer = Offer(
             manifest, posted.manifest, posted.base, posted.update_size, replace(posted.terms, **counts)
         )  # fmt: skip
-        return game.owner(replace(offer, **game.bent))
+        assert game.owner is not None
+        return game.owner[1](replace(offer, **game.bent))  # type: ignore[arg-type]
 
     def _do(self, foe: Foe, act: Act) -> None:
         match act:

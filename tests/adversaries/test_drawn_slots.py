@@ -71,7 +71,7 @@ def test_who_orders_the_reveals_chooses_among_as_many_draws_as_there_are_majorit
     assert len(draws(slots)) == comb(slots, slots // 2 + 1)
 
 
-def test_a_reveal_that_is_held_back_until_the_round_is_decided_changes_the_draw_and_is_paid_all_the_same() -> None:
+def test_a_reveal_that_is_held_back_until_the_round_is_decided_changes_the_draw_and_is_paid() -> None:
     entropies = []
     for order in ((0, 1, 2), (1, 2, 0)):  # the first worker reveals at once, or looks at the others first
         world = World()

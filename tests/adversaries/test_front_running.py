@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from chain.contracts import REPLICATED, compiled
 from chain.contracts import bindings as b
-from chain.contracts import compiled
 from chain.contracts.calls import Call
+from tests.adversaries.variants import ANYBODY_CANCELS
+from tests.adversaries.variants import compiled as code_without
 from tests.contracts.evm_harness import Reverted
 from tests.contracts.world import (
     BASE,
@@ -194,3 +196,13 @@ def test_who_finalises_after_the_grace_takes_the_owners_stop_away_for_a_round() 
     world.do(RUNNER, b.finalise(JOB, 1, 1, False))
     assert "round takes no finalise" in attempt(world, OWNER, b.finalise(JOB, 1, 1, True))
     assert world.round(JOB, 2).phase == b.COMMIT
+
+
+def test_where_anybody_may_cancel_a_copy_in_front_ends_the_job() -> None:
+    """The variant: a passage that binds a call to its caller is left out."""
+    world = World(VALIDATORS)
+    world.evm.place(REPLICATED, code_without(ANYBODY_CANCELS.contract))
+    _posted(world)
+    world.do(RUNNER, b.cancel(JOB))
+    assert world.job(JOB).state == b.ENDED
+    assert "job has ended" in attempt(world, FIRST, b.enrol(JOB, STAKE))

@@ -23,7 +23,15 @@ from cli.processes import file_environment
 from node.api import schema
 from node.keys import load_account_key
 from tests.adversaries.den import ELSEWHERE
-from tests.adversaries.lineup import GAMES, REWARD_WEI, STAKE_WEI, job_of, key_of, owner_name
+from tests.adversaries.lineup import (
+    CLAIM_REFUSED,
+    GAMES,
+    REVERTED,
+    REWARD_WEI,
+    STAKE_WEI,
+    job_of,
+    key_of,
+)
 from tests.adversaries.table import revealed_elsewhere
 from tests.network.kit import SERVER, Net, network
 
@@ -31,7 +39,7 @@ pytestmark = pytest.mark.network
 
 HONEST = tuple(Member(f"validator-{n}", ("validator", "worker")) for n in (1, 2, 3))
 DEN = Member("den", ("validator", "learning_server"))
-NAMES = [name for n, game in enumerate(GAMES) for name in (*game.foes, *([owner_name(n)] if game.owner else []))]
+NAMES = [name for game in GAMES for name in game.players]
 FEES_MAX_WEI = 10**12  # what anybody here spends on gas, and far below a reward
 LIMIT_S = 240.0
 
@@ -81,17 +89,17 @@ def gained(net: Net, name: str) -> int:
     return int(net.call("server", "eth_getBalance", str, address=address), 16) - BALANCE_WEI
 
 
-def job_of_owner(net: Net, game: int) -> int:
-    owner = "0x" + address_of_secret(key_of(owner_name(game))).hex()
+def job_of_owner(net: Net, name: str) -> int:
+    owner = "0x" + address_of_secret(key_of(name)).hex()
     jobs = net.call("server", "fl_jobs", list[schema.JobSummary])
     return next((each.id for each in jobs if each.owner == owner), 0)
 
 
 def wait_over(net: Net, game: int) -> schema.JobDetail:
     """Until a game's job has ended; one that nobody can do is over when every honest worker has said so."""
-    job = game + 1
-    if GAMES[game].owner is not None:
-        job = net.wait(f"game {game} to be posted", lambda: job_of_owner(net, game), LIMIT_S)
+    job, owned = game + 1, GAMES[game].owner
+    if owned is not None:
+        job = net.wait(f"game {game} to be posted", lambda: job_of_owner(net, owned[0]), LIMIT_S)
     if GAMES[game].bent:
         for each in HONEST:
             net.wait(f"{each.name} to decline", lambda name=each.name: str(job) in net.status(name).declined, LIMIT_S)
@@ -102,8 +110,7 @@ def wait_over(net: Net, game: int) -> schema.JobDetail:
 
 def wait_home(net: Net) -> None:
     """Until whoever plays in a game that has ended has withdrawn."""
-    expected = {name for game in GAMES if not game.bent for name in game.foes}
-    expected |= {owner_name(n) for n, game in enumerate(GAMES) if game.owner and not game.bent}
+    expected = {name for game in GAMES if not game.bent for name in game.players}
 
     def home() -> bool:
         done = {each["who"] for each in said(net) if each["what"].startswith("last withdrawal")}
@@ -117,7 +124,7 @@ def judge(net: Net, number: int, detail: schema.JobDetail) -> None:
     game = GAMES[number]
     addresses = {net.nodes[each.name].address for each in HONEST}
     honest = [each for each in detail.workers if each.address in addresses]
-    purse = {name: gained(net, name) for name in (*game.foes, *([owner_name(number)] if game.owner else []))}
+    purse = {name: gained(net, name) for name in game.players}
     if game.bent:
         assert not detail.workers, number
     elif game.together:
@@ -132,6 +139,13 @@ def judge(net: Net, number: int, detail: schema.JobDetail) -> None:
         assert all(int(each.forfeited_wei) == 0 for each in honest), number
         assert all(int(each.earned_wei) == each.slots_held * REWARD_WEI for each in honest), number
         assert sum(each.slots_held for each in honest) >= 2, number
+
+
+def judge_acts(net: Net) -> None:
+    """That the attacks were made, and why those failed that are not even taken."""
+    failed = [each for each in said(net) if each["event"] == "adversary.failed"]
+    for expected, reason in ((CLAIM_REFUSED, "its claim to be false"), (REVERTED, "it reverted")):
+        assert expected <= {each["who"] for each in failed if reason in each["reason"]}, failed
 
 
 def refuses_transactions_of_another_chain(net: Net) -> None:
@@ -151,4 +165,5 @@ def test_no_adversary_earns_anything_and_every_honest_slot_is_paid(tmp_path: Pat
         wait_home(net)
         for number, detail in enumerate(details):
             judge(net, number, detail)
+        judge_acts(net)
         refuses_transactions_of_another_chain(net)

@@ -242,3 +242,7 @@ EITHER_SIGNATURE = Variant(
     "the commit does not bind S, and of a signature's two forms both are taken",
     ((_S_BOUND, ""), ("if v > 1 or s > S_MAX:", "if v > 1:")),
 )
+ANYBODY_CANCELS = Variant(
+    "anybody may cancel a job",
+    (('assert msg.sender == self.jobs[job].owner, "replicated: only the owner may cancel"', "pass"),),
+)

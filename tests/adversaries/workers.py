@@ -104,7 +104,7 @@ def solves_for_a_key(scene: Scene) -> Iterator[Act]:
 
 def reuses_a_mask_of(place: str) -> Program:
     """Opens somebody's ciphertext with a mask that this worker revealed in another round of the job, or elsewhere, and
-    hands that in. It joins once there is such a mask, and takes the newest.
+    hands that in. It joins once there is such a mask, and takes the oldest.
     """
 
     def program(scene: Scene) -> Iterator[Act]:
@@ -113,7 +113,7 @@ def reuses_a_mask_of(place: str) -> Program:
             return
         yield from enrol(scene)
         for view in scene.seats:
-            masks = {each.worker: each.mask for each in found if (each.job, each.round) != view.key[:2]}
+            masks = {each.worker: each.mask for each in reversed(found) if (each.job, each.round) != view.key[:2]}
             update = None
             for worker in others(scene, view.commits):
                 ciphertext = scene.blob(view.commits[worker].ciphertext)
