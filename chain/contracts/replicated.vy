@@ -251,11 +251,13 @@ def enrol(job: uint256):
     @notice Join the workers that slots are drawn from, or add to the deposit. Opens a round if the job waits for
             workers; one that is enrolled already may call for that with no value.
     @dev Reverts if the free deposit is then below one stake. A worker whose free deposit is below one stake when drawn
-         is evicted: deposit a stake for every round that may be unsettled at a time.
+         is evicted: deposit a stake for every round that may be unsettled at a time. Reverts while a round that has a
+         winner waits to be finalised.
     @param job Number of a job that has not ended and is not cancelled, before its deadline.
     """
     self._require_open(job)
     assert block.timestamp < self.jobs[job].terms.deadline, "replicated: deadline has passed"
+    self._require_draw_unknown(job)
     if self.enrolments[job][msg.sender].position == 0:
         self.enrolled[job][self.enrolled_count[job]] = msg.sender
         self.enrolled_count[job] += 1
@@ -275,10 +277,11 @@ def leave(job: uint256):
     """
     @notice Leave the workers that slots are drawn from. The free deposit may be withdrawn at once, locked stakes as
             their seats settle. Slots already held stay held.
-    @dev Reverts unless the caller is enrolled.
+    @dev Reverts unless the caller is enrolled, and while a round that has a winner waits to be finalised.
     @param job Number of the job.
     """
     assert self.enrolments[job][msg.sender].position > 0, "replicated: not enrolled"
+    self._require_draw_unknown(job)
     self._settle_seats(job, msg.sender, SETTLE_BESIDE)
     self._leave(job, msg.sender)
 
@@ -559,6 +562,17 @@ def _require_open(job: uint256):
 def _require_not_closed(key: bytes32):
     phase: uint256 = self.rounds[key].phase
     assert phase == COMMIT or phase == REVEAL or phase == SETTLED, "replicated: round is not open"
+
+
+@internal
+@view
+def _require_draw_unknown(job: uint256):
+    """
+    @notice From the reveal that decides a round on, everybody can compute who will be drawn next among those enrolled.
+            Until they are drawn nobody joins or leaves, or whoever has the most identities would choose the slots.
+    """
+    key: bytes32 = self._key(job, self.jobs[job].settled + 1, self.jobs[job].attempt)
+    assert self.rounds[key].grace_until == 0, "replicated: slots are about to be drawn"
 
 
 @internal

@@ -209,7 +209,13 @@ def _accepts(state: WorkerState, job: JobView) -> bool:
     # an owner that never acts keeps the model and every stake until the grace of a round at its slowest is over
     locked_s = terms.commit_window_s + terms.reveal_window_s + 2 * terms.last_call_s + terms.grace_s
     bearable = locked_s <= state.locked_s_max and terms.stake * state.deposit_stakes <= state.deposit_max
-    return lively and bearable and _is_doable(state, job)
+    return lively and bearable and not _draw_is_known(job) and _is_doable(state, job)
+
+
+def _draw_is_known(job: JobView) -> bool:
+    """Whether a round with a winner waits to be finalised: until then nobody may join."""
+    view = None if job.current is None else job.open.get(job.current)
+    return view is not None and view.majority is not None and view.phase == REVEAL
 
 
 def _is_doable(state: WorkerState, job: JobView) -> bool:

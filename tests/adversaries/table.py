@@ -324,6 +324,18 @@ ELSEWHERE = (
         "test_drawn_slots.test_where_whoever_came_first_holds_the_slots_they_win_them_all",
     ),
     Shown(
+        "joining when the next draw is known",
+        "nobody joins or leaves between the reveal that decides a round and the draw of the next",
+        "test_drawn_slots.test_nobody_joins_to_be_drawn_when_the_next_draw_is_known",
+        "test_drawn_slots.test_where_joining_is_possible_at_any_time_a_few_more_identities_choose_the_slots",
+    ),
+    Shown(
+        "terms that lock stakes for years",
+        "workers leave a job alone whose terms allow more than locked_s_max",
+        "test_roles.test_a_worker_stays_away_from_a_job_whose_owner_could_lock_its_stake_for_longer_than_it_bears",
+        "test_roles.test_a_worker_stays_away_from_a_job_whose_owner_could_lock_its_stake_for_longer_than_it_bears",
+    ),
+    Shown(
         "a call that was signed for another chain",
         "what is signed names the chain",
         "test_foreign_transactions.test_a_payment_on_another_chain_is_none_here_even_in_a_validators_own_block",

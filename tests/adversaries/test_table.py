@@ -23,7 +23,8 @@ def test_every_test_that_the_table_names_exists() -> None:
     for row in (*ELSEWHERE, *PRICED):
         for named in (row.fails_in, row.succeeds_in):
             module, _, test = named.partition(".")
-            assert callable(getattr(importlib.import_module(f"tests.adversaries.{module}"), test))
+            room = "node" if module == "test_roles" else "adversaries"
+            assert callable(getattr(importlib.import_module(f"tests.{room}.{module}"), test))
 
 
 def test_whoever_plays_among_real_nodes_is_in_the_table_once() -> None:

@@ -246,3 +246,7 @@ ANYBODY_CANCELS = Variant(
     "anybody may cancel a job",
     (('assert msg.sender == self.jobs[job].owner, "replicated: only the owner may cancel"', "pass"),),
 )
+JOIN_ANY_TIME = Variant(
+    "workers join and leave while a round that has a winner waits to be finalised",
+    (('assert self.rounds[key].grace_until == 0, "replicated: slots are about to be drawn"', "pass"),),
+)

@@ -156,6 +156,7 @@ class Model:
     def enrol(self, sender: bytes, value: int, number: int) -> None:
         job = self.open_job(number)
         need(self.now < job.terms.deadline, "deadline has passed")
+        self.need_draw_unknown(number)
         if sender not in job.pool:
             job.pool.append(sender)
         self.settle_seats(number, sender, 2)
@@ -167,8 +168,14 @@ class Model:
 
     def leave(self, sender: bytes, number: int) -> None:
         need(number in self.jobs and sender in self.jobs[number].pool, "not enrolled")
+        self.need_draw_unknown(number)
         self.settle_seats(number, sender, 2)
         self.log(b.Left(number, sender, self.remove(number, sender)))
+
+    def need_draw_unknown(self, number: int) -> None:
+        job = self.jobs[number]
+        present = self.round(number, job.settled + 1, job.attempt)
+        need(present is None or present.grace_until == 0, "slots are about to be drawn")
 
     def commit(
         self, sender: bytes, number: int, round_: int, attempt: int, ciphertext: bytes, r_hash: bytes, s_hash: bytes

@@ -218,6 +218,16 @@ def enrol_a_wei_short(world: World) -> None:
     world.do(WORKER, b.enrol(world.post(), STAKE - 1))
 
 
+@refusal("replicated: slots are about to be drawn")
+def enrol_when_the_next_slots_are_known(world: World) -> None:
+    world.do(STRANGER, b.enrol(decided(world), STAKE))
+
+
+@refusal("replicated: slots are about to be drawn")
+def leave_when_the_next_slots_are_known(world: World) -> None:
+    world.do(WORKER, b.leave(decided(world)))
+
+
 @refusal("replicated: not enrolled")
 def leave_without_having_enrolled(world: World) -> None:
     world.do(STRANGER, b.leave(committing(world)))

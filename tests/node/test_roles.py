@@ -97,6 +97,13 @@ def test_a_worker_stays_away_from_a_job_whose_owner_could_lock_its_stake_for_lon
         assert bool([e for e in effects if isinstance(e, worker.Enrol)]) == enrols
 
 
+def test_a_worker_waits_with_joining_while_a_round_that_has_a_winner_waits_to_be_finalised() -> None:
+    reveals = [opened(), *map(committed, WORKERS), reveal_opened(), revealed(WORKERS[0]), revealed(WORKERS[1])]
+    for events, enrols in ((reveals, True), ([*reveals, majority()], False)):
+        _, effects = play(worker.step, worker.WorkerState(NEWCOMER), at(job_of(*events)), READY)
+        assert bool([e for e in effects if isinstance(e, worker.Enrol)]) == enrols
+
+
 def test_a_worker_has_a_manned_job_that_waits_draw_again() -> None:
     _, effects = play(worker.step, worker.WorkerState(ME), at(job_of(b.JobWaiting(1, 3))), READY, at(job_of()))
     assert effects.count(worker.Enrol(1, 0)) == 1
