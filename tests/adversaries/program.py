@@ -104,7 +104,7 @@ def made_up(scene: Scene, what: object) -> bytes:
 def enrol(scene: Scene) -> Iterator[Act]:
     job = scene.view
     if job is not None and job.ended is None and scene.address not in job.records:
-        yield Send(f"enrol {scene.job}", b.enrol(scene.job, DEPOSIT_STAKES * job.posted.terms.stake))
+        yield Send(f"enrol {scene.job}", b.enrol(scene.job, DEPOSIT_STAKES * job.posted.terms.stake), again=True)
 
 
 def commit(key: Key, ciphertext: bytes, r_hash: bytes, s_hash: bytes, which: str = "") -> Send:

@@ -104,12 +104,13 @@ def solves_for_a_key(scene: Scene) -> Iterator[Act]:
 
 def reuses_a_mask_of(place: str) -> Program:
     """Opens somebody's ciphertext with a mask that this worker revealed in another round of the job, or elsewhere, and
-    hands that in. It joins once there is such a mask, and takes the oldest.
+    hands that in. It joins when the first round is open, or once there is such a mask, and takes the oldest.
     """
 
     def program(scene: Scene) -> Iterator[Act]:
-        found = [each for each in scene.reveals if (each.job == scene.job) == (place == "another round")]
-        if not found:
+        same = place == "another round"
+        found = [each for each in scene.reveals if (each.job == scene.job) == same]
+        if not found and not (same and scene.view is not None and scene.view.current is not None):
             return
         yield from enrol(scene)
         for view in scene.seats:
