@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from typing import Final
 
-import msgspec
-
 from learner import golden
 from learner.golden import Preset
 from learner.machine import Machine
-from learner.needs import Speed, round_s
+from learner.needs import Speed
 from learner.presets import mlp
 from learner.train import initial_bytes, load_samples, train_round
 
@@ -24,8 +22,7 @@ def measured(machine: Machine) -> Speed:
     small = _step_s(machine, "small", golden.PRESETS["mlp"], _STEPS_SMALL, 16)
     large = _step_s(machine, "large", LARGE, _STEPS_LARGE, _BATCH_LARGE)
     manifest, _ = golden.made_up_job("large", LARGE, 1, _BATCH_LARGE)
-    multiplications = round_s(msgspec.structs.replace(manifest, steps=1), Speed(0.0, 1.0))
-    return Speed(small * 1e3, multiplications / max(large - small, large / 10))
+    return Speed(small * 1e3, manifest.cost().multiplications / max(large - small, large / 10))
 
 
 def _step_s(machine: Machine, name: str, preset: Preset, steps: int, batch_size: int) -> float:
