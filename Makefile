@@ -6,6 +6,7 @@
 #   make sim       simulated networks; SEED=n replays one, VERBOSE=1 tells all that happens in it
 #   make sim-campaign    N= seeds from FIRST= on in JOBS= processes; SIM=consensus, here and above: consensus alone
 #   make sweep     train under many settings of this machine: exact ends in one digest, float32 in several
+#   make conformance-aarch64    the golden digests on aarch64 under emulation; QUICK=1 for a worker's checks alone
 #   make soak     real validators under load are killed and restarted for MINUTES=5; SEED=n kills in the same order
 #   make docs      write docs/CONFIG.md again after changing the configuration
 #   make image     build the container image; BASE=image, EXTRAS= for one without the learner
@@ -26,6 +27,7 @@ N ?= 50
 FIRST ?= 0
 JOBS ?= 1
 VERBOSE ?=
+QUICK ?=
 SIM ?= whole
 SIMULATOR = tests.sim.$(if $(filter consensus,$(SIM)),consensus_sim,run)
 BASE ?= python:3.11-slim-bookworm
@@ -33,7 +35,7 @@ EXTRAS ?= learner
 IMAGE ?= flnode
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint sim sim-campaign soak sweep contracts docs image wheels testnet-containers clean
+.PHONY: help setup demo test lint sim sim-campaign soak sweep conformance-aarch64 contracts docs image wheels testnet-containers clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -69,6 +71,9 @@ sim-campaign: $(READY)
 
 sweep: $(READY)
 	$(BIN)/python -P -m tests.learner.sweep --out build/sweep.txt
+
+conformance-aarch64: $(READY)
+	$(BIN)/python -P -m tests.learner.aarch64 $(if $(QUICK),--quick)
 
 soak: $(READY)
 	$(BIN)/python -m tests.network.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

@@ -11,8 +11,10 @@ import msgspec
 
 from cli.account import FINAL_WAIT_S, report
 from cli.amounts import format_wei
+from cli.blob import handed_over
 from cli.client import Client
 from cli.explain import explain
+from cli.job_model import STATE_SUFFIX
 from cli.job_new import new
 from cli.jobfile import escrow_wei, load_job
 from cli.model import model, predict
@@ -46,12 +48,18 @@ for each_command in (new, explain, model, predict):
 def submit(client: Client, file: Path, as_json: bool) -> None:
     """Post the job in FILE (TOML), paying its whole escrow from the node's account.
 
+    If `weights` in [job] names a file, the node takes it over and serves it to the workers.
+
     With `reward = "auto"` in [terms] the reward is what `flnode economics` would post; [economics] says for which cost.
 
     \b
     flnode job submit digits.toml --config ~/server
     """
     spec = load_job(file, time.time(), lambda text: click.echo(text, err=as_json))
+    if spec.weights is not None and spec.weights.endswith(STATE_SUFFIX):
+        with handed_over(client, Path(spec.weights).read_bytes()) as path:
+            held = client.call("fl_addWeights", schema.WeightsInfo, {"path": path}, wait_s=FINAL_WAIT_S)
+        spec = msgspec.structs.replace(spec, weights=held.digest)
     params = {"spec": msgspec.to_builtins(spec), "wait_s": FINAL_WAIT_S}
     done = client.call("fl_submitJob", schema.Submitted, params, wait_s=FINAL_WAIT_S)
     cost = format_wei(escrow_wei(spec.terms))

@@ -12,7 +12,11 @@ import msgspec
 from cli.errors import UserError
 from learner import presets
 from learner.architecture import WIDTH_MAX, Model
+from learner.canonical import STATE_BYTES_MAX, split
+from learner.errors import InvalidManifest, InvalidState
 from learner.manifest import MANIFEST_BYTES_MAX
+
+STATE_SUFFIX: Final = ".flstate"  # of a file of weights, as `flnode manifest from-torch` writes it
 
 # key -> (type, default); a preset says which of them it needs or takes
 KEYS: Final[Mapping[str, tuple[type, Any]]] = {
@@ -109,6 +113,41 @@ def build(job: Mapping[str, Any], folder: Path, source: str) -> Model:
         raise UserError(f"`{error.key}` in [job] of {source}: {error.reason}") from None
 
 
+def weights(named: str | None, model: Model, folder: Path, source: str) -> str | None:
+    """What the key `weights` says; the name of a file, checked against the model, as its whole path.
+
+    Raises:
+        UserError.
+    """
+    if named is None or not named.endswith(STATE_SUFFIX):
+        return named
+    path = (folder / named).resolve()
+    try:
+        if path.stat().st_size > STATE_BYTES_MAX:
+            raise InvalidState(f"more than {STATE_BYTES_MAX} bytes")
+        check_state(path.read_bytes(), model)
+    except OSError as error:
+        raise UserError(f"`weights` in [job] of {source}: cannot read {path}: {error.strerror}") from None
+    except (InvalidState, InvalidManifest) as error:
+        raise UserError(f"`weights` in [job] of {source}: {path}: {error}") from None
+    return str(path)
+
+
+def check_state(state: bytes, model: Model) -> None:
+    """Are the parameters of a state those of the model? The learner looks at their values.
+
+    Raises:
+        InvalidState, InvalidManifest.
+    """
+    _, parts = split(state)
+    found = {field.name: field.shape for field, _ in parts if field.name.startswith("parameter/")}
+    wanted = {f"parameter/{field.name}": field.shape for field in model.parameters()}
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            has, needs = (list(each[name]) if name in each else "none" for each in (found, wanted))
+            raise InvalidState(f"{name}: the model needs {needs}, the file has {has}")
+
+
 def _check(key: str, value: Any) -> None:
     if isinstance(value, bool):
         return
@@ -119,6 +158,22 @@ def _check(key: str, value: Any) -> None:
         if not 1 <= number <= WIDTH_MAX:
             place = f"{key}[{index}]" if isinstance(value, list) else key
             raise _Mistake(place, f"expected 1 to {WIDTH_MAX}, got {number}")
+
+
+def read(path: Path) -> Model:
+    """The layers that a file lists, checked against each other.
+
+    Raises:
+        UserError.
+    """
+    try:
+        model = _read(path)
+        model.placed()
+    except _Mistake as error:
+        raise UserError(str(error)) from None
+    except InvalidManifest as error:
+        raise UserError(f"{path}: {error.field}: {error.reason}") from None
+    return model
 
 
 def _read(path: Path) -> Model:

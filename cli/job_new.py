@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from node.api import schema
 HIDDEN: Final = 32  # width of the csv preset's hidden layer
 BATCH_SIZE: Final = 32
 STEPS_MIN, STEPS_MAX = 10, 200  # of one round; about one pass over the samples
-PRESETS: Final = ("digits", "csv", "logistic", "cnn", "transformer")
+PRESETS: Final = ("digits", "csv", "logistic", "cnn", "transformer", "own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Plan:
     model: str = "mlp"
     input: tuple[int, ...] = ()  # of another model than linear layers: a sample's shape
     classes: int = 0
+    weights: str = ""  # where they begin, if not by the seed
     batch_size: int = BATCH_SIZE
     steps: int = 10
     learning_rate: float = 0.1
@@ -45,7 +48,7 @@ class Plan:
 # preset -> what it is, and how many dimensions its samples have
 WHAT: Final = {
     "csv": ("A small network", 1), "logistic": ("Logistic regression", 1), "cnn": ("Convolutions", 3),
-    "transformer": ("A transformer", 2),
+    "transformer": ("A transformer", 2), "own": ("Layers of one's own", 0),
 }  # fmt: skip
 LEARNING_RATE: Final = {"cnn": 0.05, "transformer": 0.02}
 
@@ -58,14 +61,17 @@ DIGITS: Final = Plan(
 @click.command()
 @click.argument("preset", type=click.Choice(PRESETS))
 @click.option("--dataset", help="Name, CID or 0x digest; see `flnode data list`.")
+@click.option("--model", type=click.Path(path_type=Path), help="With `own`: the .json file of layers.")
+@click.option("--weights", type=click.Path(path_type=Path), help="With `own`: the .flstate file of its weights.")
 @click.option("--slots", type=click.IntRange(1, schema.SLOTS_MAX), default=3, show_default=True, help="Odd.")
 @click.option("--rounds", type=click.IntRange(min=1), help="How many rounds the escrow pays for.")
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write.  [default: the dataset's name .toml]")
 @config_option
 @click.option("--url", envvar="FLNODE_URL", help="Ask the node at this HTTP address instead of the Unix socket.")
 def new(
-    preset: str, dataset: str | None, slots: int, rounds: int | None, out: Path | None, config: Path, url: str | None
-) -> None:
+    preset: str, dataset: str | None, model: Path | None, weights: Path | None, slots: int, rounds: int | None,
+    out: Path | None, config: Path, url: str | None,
+) -> None:  # fmt: skip
     """Write a job file to start from: every key with a comment.
 
     \b
@@ -74,6 +80,7 @@ def new(
     logistic    logistic regression: no hidden layer
     cnn         convolutions, over images (--dataset, or the built-in digits)
     transformer attention between the rows of an image
+    own         layers of yours (--model), such as `flnode manifest from-torch` makes
 
     \b
     flnode job new digits --out job.toml
@@ -83,12 +90,19 @@ def new(
         raise UserError(f"--slots {slots}: expected an odd number, so that there is a majority")
     if preset == "digits" and dataset not in (None, "digits"):
         raise UserError(f"the preset digits is about the built-in digits; for {dataset} use `flnode job new csv`")
+    if (preset == "own") != (model is not None) or (weights is not None and model is None):
+        raise UserError("the preset own needs --model, and takes --weights; no other preset takes them")
+    for given, suffix in ((model, ".json"), (weights, job_model.STATE_SUFFIX)):
+        if given is not None and given.suffix != suffix:
+            raise UserError(f"{given}: expected a name that ends in {suffix}")
     if preset == "csv" and dataset is None:
         raise UserError("the preset csv needs --dataset; `flnode data list` shows the names")
     dataset = dataset or "digits"
     out = out or Path(f"{dataset}.toml")
-    plan = DIGITS if preset == "digits" else _plan(preset, dataset, config, url)
+    plan = DIGITS if preset == "digits" else _plan(preset, dataset, config, url, model)
     plan = replace(plan, file=str(out), slots=slots, rounds_max=rounds or plan.rounds_max)
+    if model is not None:
+        plan = replace(plan, model=_seen_from(out, model), weights="" if weights is None else _seen_from(out, weights))
     try:
         with out.open("x", encoding="utf-8") as file:
             file.write(render(plan))
@@ -99,7 +113,12 @@ def new(
     click.echo(f"wrote {out}; look it over, then post it with `flnode job submit {out}`")
 
 
-def _plan(preset: str, dataset: str, config: Path, url: str | None) -> Plan:
+def _seen_from(file: Path, other: Path) -> str:
+    """The name of a file in a job file, which counts from the job file's folder."""
+    return os.path.relpath(other, file.parent)
+
+
+def _plan(preset: str, dataset: str, config: Path, url: str | None, model: Path | None) -> Plan:
     """A job over any dataset; the node says how wide it is, unless it is built in."""
     train = 0
     if dataset in BUILT_IN:
@@ -117,6 +136,12 @@ def _plan(preset: str, dataset: str, config: Path, url: str | None) -> Plan:
         file="", dataset=dataset, sizes=sizes, batch_size=batch_size,
         steps=max(STEPS_MIN, min(STEPS_MAX, train // batch_size)), momentum=0.9, rounds_max=20,
     )  # fmt: skip
+    if model is not None:
+        own = job_model.read(model)
+        if (own.features, own.classes) != (features, classes):
+            has = f"{own.features} inputs and {own.classes} classes"
+            raise UserError(f"{model} has {has}, the dataset {dataset} {features} and {classes}")
+        return replace(plan, learning_rate=0.01)
     if sizes:
         return plan
     if len(shape) > rank or len(shape) < 2:
@@ -131,13 +156,16 @@ def render(plan: Plan) -> str:
     goal = ("goal_accuracy", str(plan.goal or 0.95), "leave it out to use all rounds")
     if not plan.goal:
         goal = ("# goal_accuracy", goal[1], "ends the job when so many test samples are right")
+    about = "the layers" if plan.model not in job_model.PRESETS else job_model.PRESETS[plan.model].about
     if plan.sizes:
         form = [("sizes", str(list(plan.sizes)), shape)]
+    elif plan.model not in job_model.PRESETS:
+        form = [("weights", json.dumps(plan.weights), "where they begin")] if plan.weights else []
     else:
         form = [("input", str(list(plan.input)), "a sample's shape"), ("classes", str(plan.classes), "")]
     job = [
         ("dataset", f'"{plan.dataset}"', "its name, CID or 0x digest"),
-        ("model", f'"{plan.model}"', job_model.PRESETS[plan.model].about),
+        ("model", json.dumps(plan.model), about),
         *form,
         ("batch_size", str(plan.batch_size), ""),
         ("steps", str(plan.steps), "of SGD, in each round"),

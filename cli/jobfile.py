@@ -70,6 +70,8 @@ def load_job(path: Path, now: float, say: Say = lambda text: None) -> schema.Job
         path: the TOML file, with the tables [job] and [terms], and [economics] if its reward is "auto".
         now: Unix time; the deadline counts from here.
         say: told in one line what an automatic reward was computed from.
+    Returns:
+        the job; its `weights` may still be the whole path of a file, which `flnode job submit` hands to the node.
     Raises:
         UserError: names the key, the file and what was expected.
     """
@@ -104,6 +106,7 @@ def job_spec(
     job = _table(job, _JOB, "job", source)
     terms = _table(terms, _TERMS, "terms", source)
     model, adam = job_model.build(job, folder, source), _adam(job, source)
+    job["weights"] = job_model.weights(job["weights"], model, folder, source)
     _check_job(job, model, adam, source)
     _check_terms(terms, source)
     stake = parse_amount(terms["stake"], f"`stake` in [terms] of {source}")
@@ -182,9 +185,9 @@ def _check_job(job: Mapping[str, Any], model: Model, adam: m.Adam | None, source
     if not (_DIGEST.fullmatch(dataset) or _NAME.fullmatch(dataset) or _is_cid(dataset)):
         text = f"{dataset!r} is not the name, CID or 0x digest of a dataset; `flnode data list` shows those at a node"
         raise UserError(f"`dataset` in [job] of {source}: {text}")
-    if job["weights"] is not None:
-        place = f"{job['weights']!r} is not the CID or 0x digest of a model's state"
-        _require(bool(_DIGEST.fullmatch(job["weights"])) or _is_cid(job["weights"]), "job", "weights", place, source)
+    if (named := job["weights"]) is not None and not named.endswith(job_model.STATE_SUFFIX):
+        place = f"{named!r} is not the CID or 0x digest of a model's state, nor a file ending in .flstate"
+        _require(bool(_DIGEST.fullmatch(named)) or _is_cid(named), "job", "weights", place, source)
     _require(0 <= job["seed"] < 1 << 63, "job", "seed", "expected 0 to 2**63 - 1", source)
     try:
         goal = None if job["goal_accuracy"] is None else m.Goal(job["goal_accuracy"])

@@ -18,6 +18,7 @@ from cli.errors import NODE_ERROR, USER_ERROR, CommandError
 from cli.history import history
 from cli.init import init
 from cli.job import job
+from cli.manifest import manifest
 from cli.output import colours
 from cli.peers import peers
 from cli.start import start, stop
@@ -61,7 +62,7 @@ def completion(shell: str) -> None:
 account.add_command(history)
 
 for command in (
-    init, start, stop, status, peers, data, job, account, validator, testnet, demo, economics, conformance,
+    init, start, stop, status, peers, data, manifest, job, account, validator, testnet, demo, economics, conformance,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -19,7 +19,8 @@ class Cost:
     Attributes:
         parameters: how many numbers are learned.
         multiplications: of all matrix products of a step.
-        memory_bytes: an upper bound of what a step holds at once beside the dataset, whatever the backend.
+        memory_bytes: an upper bound of what is held at once beside the dataset, whatever the backend: a step, and the
+            base and the next state as bytes.
     """
 
     parameters: int
@@ -38,7 +39,7 @@ def of(model: Model, batch_size: int, tensors_per_parameter: int) -> Cost:
     kept = sum(_kept(each) for each in placed)
     passing = max(2 * (_inside(each) + math.prod(each.input) + math.prod(each.output)) for each in placed)
     samples = 8 * batch_size * (kept + passing)  # as float64: the widest that any backend uses
-    state = parameters * (4 * tensors_per_parameter + 2 * 4 + 2 * 8)
+    state = parameters * (3 * 4 * tensors_per_parameter + 2 * 4 + 2 * 8)  # as tensors, and as bytes before and after
     multiplications = _PASSES * batch_size * sum(_multiplications(each) for each in placed)
     return Cost(parameters, multiplications, samples + state)
 

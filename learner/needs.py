@@ -31,8 +31,7 @@ class Speed:
 
 def round_s(manifest: Manifest, speed: Speed) -> float:
     """Seconds for one round: training alone."""
-    multiplications, _ = _step(manifest)
-    return manifest.steps * (speed.step_ms / 1e3 + multiplications / speed.multiplications_per_s)
+    return manifest.steps * (speed.step_ms / 1e3 + manifest.cost().multiplications / speed.multiplications_per_s)
 
 
 def memory_bytes(manifest: Manifest, dataset: Dataset | None, threads: int) -> int:
@@ -46,11 +45,4 @@ def memory_bytes(manifest: Manifest, dataset: Dataset | None, threads: int) -> i
     loaded = 2 * size
     if dataset is not None:
         loaded += 8 * (dataset.train + dataset.test) * dataset.sample_features
-    _, step = _step(manifest)
-    return _PROCESS_BYTES + threads * _THREAD_BYTES + loaded + step
-
-
-def _step(manifest: Manifest) -> tuple[int, int]:
-    """(multiplications, bytes) of a step, the state included."""
-    cost = manifest.cost()  # counts the state as tensors
-    return cost.multiplications, cost.memory_bytes + 2 * manifest.update_size()  # the base and the next state as bytes
+    return _PROCESS_BYTES + threads * _THREAD_BYTES + loaded + manifest.cost().memory_bytes

@@ -246,6 +246,9 @@ class NodeBackend:
     async def add_dataset(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
         return await self.named.add(path, name, card, replace)
 
+    async def add_weights(self, path: str) -> schema.WeightsInfo:
+        return await job_manifest.add_weights(path, self.blobs)
+
     async def model(self, job: int, round: int | None, wait_s: float) -> schema.ModelInfo:
         return await self._models().info(self._find(job), round, wait_s)
 

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+import trio
+
 from learner import canonical
 from learner import manifest as manifests
 from learner.canonical import STATE_BYTES_MAX
@@ -16,7 +18,7 @@ from node import unixfs
 from node.api import schema
 from node.api.backend import BackendError, NotFound
 from node.blobs import BlobError, BlobExchange, BlobStore
-from node.datasets import FETCH_S, Datasets
+from node.datasets import FETCH_S, Datasets, read_plain
 
 _DIGEST: Final = re.compile(r"0x[0-9a-fA-F]{64}")
 
@@ -61,6 +63,21 @@ async def describe(spec: schema.JobSpec, named: Datasets, blobs: BlobStore, exch
     except (InvalidManifest, InvalidDataset) as error:
         raise BackendError(str(error)) from None
     return Described(manifest, weights)
+
+
+async def add_weights(path: str, blobs: BlobStore) -> schema.WeightsInfo:
+    """Keep the state in a file, for a job that is about to name it; nothing pins it.
+
+    Raises:
+        BackendError: the file cannot be read, is no state, or has no room here.
+    """
+    content = await trio.to_thread.run_sync(read_plain, path, STATE_BYTES_MAX)
+    try:
+        canonical.split(content)
+        digest = await trio.to_thread.run_sync(lambda: blobs.put(content, public=True))
+    except (InvalidState, BlobError) as error:
+        raise BackendError(f"{path}: {error}") from None
+    return schema.WeightsInfo("0x" + digest.hex(), unixfs.cid(digest, len(content)), len(content))
 
 
 async def _weights(text: str, blobs: BlobStore, exchange: BlobExchange) -> bytes:

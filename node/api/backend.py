@@ -108,6 +108,10 @@ class Backend(Protocol):
         """Keep the canonical dataset in the file `path` of this machine, and serve it to peers."""
         ...
 
+    async def add_weights(self, path: str) -> schema.WeightsInfo:
+        """Keep the model's state in the file `path` of this machine, and serve it to peers."""
+        ...
+
     async def model(self, job: int, round: int | None, wait_s: float) -> schema.ModelInfo:
         """Have the model of a settled round here, the last one's for None. Raises NotFound."""
         ...

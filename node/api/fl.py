@@ -72,6 +72,10 @@ class _ApproveValidator(_Params, frozen=True):
     wait_s: WaitS = 0.0
 
 
+class _AddWeights(_Params, frozen=True):
+    path: str
+
+
 class _Dataset(_Params, frozen=True):
     dataset: str
 
@@ -129,6 +133,7 @@ def fl_methods(backend: Backend) -> dict[str, Method]:
         "fl_addDataset": method(
             _AddDataset, lambda p: backend.add_dataset(p.path, p.name, p.card, p.replace), admin=True
         ),
+        "fl_addWeights": method(_AddWeights, lambda p: backend.add_weights(p.path), admin=True),
         "fl_model": method(_Model, lambda p: backend.model(p.id, p.round, p.wait_s), admin=True),
         "fl_predict": method(_Predict, lambda p: backend.predict(p.id, p.round, p.path, p.wait_s), admin=True),
         "fl_submitJob": method(_SubmitJob, lambda p: backend.submit_job(p.spec, p.wait_s), admin=True),

@@ -295,6 +295,14 @@ class Account(msgspec.Struct, frozen=True):
     pending_transactions: int
 
 
+class WeightsInfo(msgspec.Struct, frozen=True):
+    """fl_addWeights: a model's state that this node holds, for the `weights` of a job."""
+
+    digest: Hex
+    cid: str
+    size: int  # bytes
+
+
 class DatasetInfo(msgspec.Struct, frozen=True):
     """fl_dataset, fl_datasets, fl_addDataset: a dataset that this node holds.
 

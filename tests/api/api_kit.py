@@ -24,6 +24,7 @@ from chain.types import FINALISE, Certificate
 from learner import canonical, data, manifest
 from learner.card import Card
 from learner.presets import mlp
+from node import job_manifest
 from node.api import schema
 from node.api.backend import BackendError, NotFound
 from node.api.http import ApiAddresses, serve_api
@@ -195,6 +196,9 @@ class TinyNode:
     async def add_dataset(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
         return await self.named.add(path, name, card, replace)
 
+    async def add_weights(self, path: str) -> schema.WeightsInfo:
+        return await job_manifest.add_weights(path, self.blobs)
+
     async def model(self, job: int, round: int | None, wait_s: float) -> schema.ModelInfo:
         detail = await self.job(job)
         info = next((each for each in self.named.list() if each.name == "flowers"), None)
@@ -213,6 +217,8 @@ class TinyNode:
     async def submit_job(self, spec: schema.JobSpec, wait_s: float) -> schema.Submitted:
         if int(spec.terms.reward_wei) * spec.terms.slots * spec.terms.rounds_max > BALANCE:
             raise BackendError("the escrow is more than the account's balance")
+        if spec.weights is not None and not self.blobs.has(bytes.fromhex(spec.weights[2:])):
+            raise NotFound(f"the weights {spec.weights} are not here")
         self.specs.append(spec)
         return schema.Submitted("0x" + "ab" * 32, True, len(self.specs))
 

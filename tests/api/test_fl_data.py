@@ -58,5 +58,5 @@ async def test_reading_is_for_everyone_and_changing_or_computing_for_the_owner(d
     assert [each["name"] for each in await ask(dispatcher, "fl_datasets")] == ["digits"]
     assert (await ask(dispatcher, "fl_dataset", dataset="digits"))["features"] == 64
     assert await ask(dispatcher, "fl_dataset", dataset="nope") == NOT_FOUND
-    for method in ("fl_addDataset", "fl_model", "fl_predict"):
+    for method in ("fl_addDataset", "fl_addWeights", "fl_model", "fl_predict"):
         assert await ask(dispatcher, method) == NOT_PERMITTED

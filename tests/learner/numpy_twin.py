@@ -104,7 +104,7 @@ def softmax_parts(z: Array) -> tuple[Array, Array, Array]:
 def loss(z: Array, labels: Array) -> float:
     s, _, t = softmax_parts(z)
     each = log(t[:, 0] * 2.0**-30) - s[np.arange(len(s)), labels]
-    return float(np.rint(each * 2.0**32).sum()) / 2.0**32 / len(s)
+    return math.fsum(np.rint(each * 2.0**32).tolist()) / 2.0**32 / len(s)
 
 
 def exp32(x: Array) -> Array:

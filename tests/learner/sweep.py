@@ -1,7 +1,8 @@
 """Trains the same under many settings of one machine: exact training ends in one digest, float32 torch in several.
 
-`make sweep` runs all settings and writes a table; tests/learner/test_sweep.py runs a few. Every setting is a process of
-its own, because libraries read theirs once. The float32 column shows that the settings do change something.
+`make sweep` trains every job under all settings and writes a table, tests/learner/test_sweep.py a few under a few.
+Every setting is a process of its own, because libraries read theirs once. The float32 column shows that the settings
+do change something.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 FLOAT32: Final = "float32"
-PLAIN: Final = ("mlp", "wide mlp")  # jobs that ordinary torch does too
+WIDE: Final = "wide mlp"
+PLAIN: Final = ("mlp", WIDE)  # jobs that ordinary torch does too
 LIMIT_S: Final = 300
 
 
@@ -56,9 +58,16 @@ FEW: Final = tuple(
 )
 
 
-def digests(setting: Setting) -> dict[str, str]:
-    """Job and backend (or FLOAT32) -> digest of the end of training, in a new process."""
-    options = {"threads": setting.threads or os.cpu_count(), "onednn": setting.onednn, "flush": setting.flush}
+def digests(setting: Setting, jobs: Iterable[str] = ()) -> dict[str, str]:
+    """Job and backend (or FLOAT32) -> digest of the end of training, in a new process.
+
+    Args:
+        jobs: which; none means all.
+    """
+    options = {
+        "threads": setting.threads or os.cpu_count(), "onednn": setting.onednn, "flush": setting.flush,
+        "jobs": list(jobs),
+    }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-P", "-m", "tests.learner.sweep", "--child", json.dumps(options)],
         cwd=ROOT,
@@ -89,8 +98,12 @@ def by_job(found: Iterable[Mapping[str, str]]) -> tuple[dict[str, set[str]], dic
     return exact, plain
 
 
-def train_all() -> Iterator[tuple[str, str]]:
-    """In the child: every golden run, and a model wide enough that threads really share its work, on every backend."""
+def train(chosen: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """In the child: every golden run, and a model wide enough that threads really share its work, on every backend.
+
+    Args:
+        chosen: only these; none means all.
+    """
     import torch
 
     from learner import golden, selfcheck
@@ -98,8 +111,9 @@ def train_all() -> Iterator[tuple[str, str]]:
     from learner.train import initial_bytes, load_samples, train_round
 
     jobs = {name: golden.golden_job(name) for name in golden.PRESETS}
-    jobs["wide mlp"] = golden.made_up_job("wide mlp", replace(LARGE, train=512), 4, 256)
-    for name, (manifest, dataset) in jobs.items():
+    jobs[WIDE] = golden.made_up_job("wide mlp", replace(LARGE, train=512), 4, 256)
+    for name in chosen or jobs:
+        manifest, dataset = jobs[name]
         base = initial_bytes(manifest)
         for backend in selfcheck.BACKENDS:
             machine = selfcheck.machine_with(torch.device("cpu"), backend)
@@ -142,7 +156,7 @@ def _plain(manifest: object, base: bytes, samples: object) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def child(options: Mapping[str, int]) -> None:
+def child(options: Mapping[str, Any]) -> None:
     """Set what a running process can set, and train."""
     import torch
 
@@ -150,7 +164,7 @@ def child(options: Mapping[str, int]) -> None:
     torch.set_num_threads(options["threads"])
     torch.backends.mkldnn.enabled = bool(options["onednn"])  # type: ignore[assignment]
     torch.set_flush_denormal(bool(options["flush"]))
-    print(json.dumps(dict(train_all())))
+    print(json.dumps(dict(train(options["jobs"]))))
 
 
 def report(settings: Iterable[Setting]) -> tuple[str, bool]:

@@ -15,7 +15,7 @@ import cli.conformance
 from cli.errors import NodeError
 from cli.main import cli as command
 from learner import conformance, golden, selfcheck
-from learner.exact.backends import Operand
+from learner.exact.backends import Operand, choose
 from learner.exact.backends.choose import BACKENDS
 from learner.exact.backends.f64 import Float64
 from learner.exact.backends.rescale import rescale
@@ -103,6 +103,31 @@ def test_a_machine_that_multiplies_wrongly_does_not_conform(
 ) -> None:
     machine = Machine(torch.device("cpu"), Faulty(broken))
     assert selfcheck.nonconformity(machine).startswith(f"{check} on cpu with its backend: expected")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_with_backend_auto_each_backend_that_may_be_chosen_is_checked(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKENDS, backend, Faulty(lambda a, b: multiply(a, b) + 1))
+    machine = Machine(torch.device("cpu"), None)
+    assert selfcheck.nonconformity(machine).startswith("product cancelling on cpu with its backend: expected")
+
+
+def test_the_fastest_backend_is_chosen_and_one_that_is_no_match_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"f64": [2.0, 1.0, 3.0], "f32": [1.9, 1.6, 1.6], "int8": [4.0, 0.1, 0.1]}
+    timed: list[str] = []
+
+    def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+        run()
+        timed.append(ran[-1])
+        return seconds[ran[-1]][timed.count(ran[-1]) - 1]
+
+    ran: list[str] = []
+    monkeypatch.setattr(choose, "seconds_of", seconds_of)
+    assert choose.fastest(lambda backend: ran.append(backend.name), torch.device("cpu")).name == "f64"
+    assert [timed.count(name) for name in seconds] == [3, 2, 1]
+    assert ran[:3] == list(BACKENDS), "each ran once before it was timed"
 
 
 def test_a_backend_that_fails_is_one_that_differs_and_the_checks_go_on() -> None:

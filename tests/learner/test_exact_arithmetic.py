@@ -154,6 +154,15 @@ def test_cross_entropy_is_near_the_library_s_and_equals_the_twin_s_bit_for_bit()
     assert torch.allclose(loss.cross_entropy_gradient(logits, labels).double(), expected, atol=1e-8)
 
 
+def test_the_loss_that_is_shown_is_equal_in_every_order_even_of_outputs_in_the_millions() -> None:
+    logits = philox.uniform(bytes(32), "z", 4096, 1.0).view(256, 16)
+    logits[:, 0] += 2.0**20  # so that a loss has 53 bits, and the sum of them more
+    labels = torch.arange(256) % 15 + 1
+    shown = {loss.cross_entropy(logits[order], labels[order]) for order in (torch.randperm(256) for _ in range(20))}
+    assert shown == {twin.loss(logits.numpy(), labels.numpy())}
+
+
+
 def test_exp32_and_the_root_are_accurate_and_equal_the_twins_bit_for_bit() -> None:
     x = philox.uniform(bytes(32), "x", 20_000, 90.0)
     mine = functions.exp32(x.clone()).numpy()
