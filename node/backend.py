@@ -243,7 +243,7 @@ class NodeBackend:
             self.chain, self.account_queue.address, connected, lambda tag, call: self._send(tag, call, wait_s)
         )
 
-    async def add_dataset(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
+    async def add_dataset(self, path: str, name: str, card: Card | None, replace: bool) -> schema.DatasetInfo:
         return await self.named.add(path, name, card, replace)
 
     async def model(self, job: int, round: int | None, wait_s: float) -> schema.ModelInfo:

@@ -104,8 +104,11 @@ class Backend(Protocol):
 
     async def approve_validator(self, proposal: int, wait_s: float) -> schema.Submitted: ...
 
-    async def add_dataset(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
-        """Keep the canonical dataset in the file `path` of this machine, and serve it to peers."""
+    async def add_dataset(self, path: str, name: str, card: Card | None, replace: bool) -> schema.DatasetInfo:
+        """Keep the canonical dataset in the file `path` of this machine, and serve it to peers.
+
+        `card` is for one that does not hold its own, and stays here.
+        """
         ...
 
     async def model(self, job: int, round: int | None, wait_s: float) -> schema.ModelInfo:

@@ -79,7 +79,7 @@ class _Dataset(_Params, frozen=True):
 class _AddDataset(_Params, frozen=True):
     path: str
     name: str
-    card: Card
+    card: Card | None = None
     replace: bool = False
 
 

@@ -298,7 +298,8 @@ class Account(msgspec.Struct, frozen=True):
 class DatasetInfo(msgspec.Struct, frozen=True):
     """fl_dataset, fl_datasets, fl_addDataset: a dataset that this node holds.
 
-    A feature is element * 2**scale; `card` says how a person's numbers became elements, if this node knows.
+    A feature is element * 2**scale; `card` says how a person's numbers became elements: the dataset's own, or what this
+    node alone knows.
     """
 
     digest: Hex

@@ -192,7 +192,7 @@ class TinyNode:
         part = self.blobs.leaf(digest, index)
         return schema.BlobPart(self.blobs.size(digest), part[:-1] + b"!" if self.lying else part)
 
-    async def add_dataset(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
+    async def add_dataset(self, path: str, name: str, card: Card | None, replace: bool) -> schema.DatasetInfo:
         return await self.named.add(path, name, card, replace)
 
     async def model(self, job: int, round: int | None, wait_s: float) -> schema.ModelInfo:

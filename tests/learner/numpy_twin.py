@@ -459,10 +459,10 @@ def canonical(state: dict[str, Array], bits: int) -> bytes:
 
 def dataset(data: bytes) -> tuple[Array, Array, int]:
     """(features float32 [samples, F], labels [samples], number of training samples)."""
-    assert data[:8] == b"fldata01"
+    assert data[:8] in (b"fldata01", b"fldata02")
     element, scale, _, train, test, rank = struct.unpack_from("<BbHIIB", data, 8)
     shape = struct.unpack_from(f"<{rank}I", data, 21)
-    samples, at = train + test, 21 + 4 * rank
+    samples, at = train + test, 21 + 4 * rank + (4 if data[:8] == b"fldata02" else 0)
     labels = np.frombuffer(data, "<u2", samples, at).astype(np.int64)
     raw = np.frombuffer(data, {1: np.uint8, 2: "<f4"}[element], samples * math.prod(shape), at + 2 * samples)
     return raw.astype(F4).reshape(samples, -1) * F4(2.0**scale), labels, train

@@ -77,10 +77,21 @@ def test_readmes_commands_train_on_a_csv_file_and_numpy_alone_finds_the_same_sco
         assert right > 0.7 * len(truth)
         # Any node that is not the server has the model for the asking, from its peers, and the older ones too.
         config = net.nodes["worker"].config.directory
+        # It has the dataset by its CID, and with it the card: names of columns and classes, and how to scale.
+        ours, theirs = (json.loads(person.run(f"flnode data show {added(net)} --config {each} --json"))
+                        for each in ("one", config))
+        assert theirs == {**ours, "name": None}
+        assert theirs["card"]["columns"] == ["sepal", "petal", "year"]
+        assert json.loads(person.run(f"flnode job predict 1 --data docs/flowers.csv --config {config} --json")) == rows
         person.run(f"flnode job model 1 --out same.safetensors --config {config}")
         person.run(f"flnode job model 1 --round 2 --out second.npz --config {config}")
         same = person.run("python docs/score.py same.safetensors flowers.npz").splitlines()
         assert same == score.splitlines()[:2]  # and no third line: only a learning server keeps scores
+
+
+def added(net: Net) -> str:
+    """The CID of the dataset that the person added."""
+    return net.call("one", "fl_datasets", list[schema.DatasetInfo])[-1].cid
 
 
 def weaken(node: Node) -> None:
