@@ -1,4 +1,4 @@
-"""flnode job new, submit, list, show, watch, explain, cancel, top-up, model, predict"""
+"""flnode job new, submit, list, show, watch, explain, indices, cancel, top-up, model, predict"""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import msgspec
 
 from cli.account import FINAL_WAIT_S, report
 from cli.amounts import format_wei
+from cli.batches import handed_in
 from cli.client import Client
 from cli.explain import explain
+from cli.job_indices import indices
 from cli.job_new import new
 from cli.jobfile import escrow_wei, load_job
 from cli.model import model, predict
@@ -36,7 +38,7 @@ def job() -> None:
     """
 
 
-for each_command in (new, explain, model, predict):
+for each_command in (new, explain, indices, model, predict):
     job.add_command(each_command)
 
 
@@ -52,6 +54,7 @@ def submit(client: Client, file: Path, as_json: bool) -> None:
     flnode job submit digits.toml --config ~/server
     """
     spec = load_job(file, time.time(), lambda text: click.echo(text, err=as_json))
+    spec = handed_in(client, spec)
     params = {"spec": msgspec.to_builtins(spec), "wait_s": FINAL_WAIT_S}
     done = client.call("fl_submitJob", schema.Submitted, params, wait_s=FINAL_WAIT_S)
     cost = format_wei(escrow_wei(spec.terms))

@@ -111,6 +111,14 @@ class Backend(Protocol):
         """
         ...
 
+    async def add_batches(self, path: str) -> schema.BlobInfo:
+        """Keep the list of batches in the file `path` of this machine, for a job to name."""
+        ...
+
+    async def round_batches(self, job: int, round: int, attempt: int) -> schema.RoundBatches:
+        """What decides a round's batches, before it opens too. Raises NotFound."""
+        ...
+
     async def model(self, job: int, round: int | None, wait_s: float) -> schema.ModelInfo:
         """Have the model of a settled round here, the last one's for None. Raises NotFound."""
         ...

@@ -417,15 +417,20 @@ def step(job: Job, state: dict[str, Array], gradients: Gradients) -> None:
         state[f"parameter/{name}"] = p - d * rate
 
 
-def train(job: Job, state: dict[str, Array], features: Array, labels: Array, batch_seed: bytes) -> dict[str, Array]:
-    """features float32 [train, F], labels int [train]; returns the next state."""
+def train(
+    job: Job, state: dict[str, Array], features: Array, labels: Array, batch_seed: bytes, listed: Array | None = None
+) -> dict[str, Array]:
+    """features float32 [train, F], labels int [train]; listed [steps, batch_size]; returns the next state."""
     state = dict(state)
     size = job.m["batch_size"]
     per = len(labels) // size
     for number in range(job.m["steps"]):
-        epoch, place = divmod(number, per)
-        order = permutation(batch_seed, f"batches/{epoch}", len(labels))
-        rows = order[place * size : (place + 1) * size]
+        if listed is None:
+            epoch, place = divmod(number, per)
+            order = permutation(batch_seed, f"batches/{epoch}", len(labels))
+            rows = order[place * size : (place + 1) * size]
+        else:
+            rows = listed[number]
         gradients: Gradients = {}
         z, back = chain(job, parameters(state), gradients, job.layers, shaped(job, features[rows]))
         back(loss_gradient(job, z, labels[rows]))
@@ -455,6 +460,17 @@ def canonical(state: dict[str, Array], bits: int) -> bytes:
         out += struct.pack("<B", len(name)) + name.encode() + struct.pack("<BB", 1, value.ndim)
         out += struct.pack(f"<{value.ndim}I", *value.shape) + value.astype("<f4").tobytes()
     return out
+
+
+def listed_batches(job: Job, data: bytes, number: int, attempt: int) -> Array:
+    """Of round `number`, attempt `attempt`, both from 1: [steps, batch_size]."""
+    steps, size = job.m["steps"], job.m["batch_size"]
+    assert (len(data), hashlib.sha256(data).digest()) == (job.m["batches"]["size"], job.m["batches"]["digest"])
+    rounds = (len(data) - 20) // (4 * steps * size)
+    assert data[:20] == b"flbatch1" + struct.pack("<III", rounds, steps, size)
+    rows = np.frombuffer(data, "<u4", offset=20).reshape(rounds, steps, size)
+    row = rows[(number - 1) % rounds]
+    return np.stack([row[(s + attempt - 1) % steps] for s in range(steps)])
 
 
 def dataset(data: bytes) -> tuple[Array, Array, int]:
