@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +29,7 @@ from typing import Any, Final
 import msgspec
 
 from cli.demo import submit, wait_until_up
-from cli.demo_job import TERMS, Task, plan
+from cli.demo_job import MODELS, TERMS, Task, plan
 from cli.demo_network import MEMBERS, Running, running
 from cli.errors import NodeError
 from cli.local_network import Member, Plan, create_nodes
@@ -230,19 +230,51 @@ def show(result: Result) -> None:
     )
 
 
+def tables(results: Sequence[Result]) -> str:
+    """The figures as docs/RESULTS.md has them."""
+    lines = [
+        "| update | slots | gas | on chain | over the wire | in updates | blobs on disk | CPU | seconds | load |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for each in results:
+        size = each.update_bytes
+        name = f" ({each.name})" if each.name in MODELS else ""
+        cells = (
+            amount(size) + name, each.slots, f"{each.gas / 1e6:.2f}M", amount(each.block_bytes),
+            amount(each.wire_bytes), f"{each.wire_bytes / size:.1f}", amount(each.blob_disk_bytes),
+            f"{each.cpu_s:.1f} s", f"{each.seconds:.1f}", f"{each.load:.0f}",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def amount(size: float) -> str:
+    """Bytes for people, in powers of ten."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size:.0f} B"
+
+
 def main() -> None:
     """Print what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with the IDX files of MNIST; without it only the sizes")
-    parser.add_argument("--models", nargs="*", choices=("mlp", "cnn"), default=["mlp", "cnn"])
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=list(SIZES))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
+    parser.add_argument("--tables", nargs="+", type=Path, metavar="FILE", help="only print the tables of such files")
     options = parser.parse_args()
+    if options.tables:
+        read = [msgspec.json.decode(file.read_bytes(), type=list[Result]) for file in options.tables]
+        print(tables([each for results in read for each in results]))
+        return
     print(f"{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f} before it began", flush=True)
     results = models(options.data, options.models) if options.data else []
     results += sizes(options.sizes)
     if options.json:
-        options.json.write_bytes(msgspec.json.encode([asdict(each) for each in results]))
+        options.json.write_bytes(msgspec.json.encode(results))
+    print(f"\n{tables(results)}")
 
 
 if __name__ == "__main__":

@@ -140,7 +140,9 @@ def fl_methods(backend: Backend) -> dict[str, Method]:
             _AddDataset, lambda p: backend.add_dataset(p.path, p.name, p.card, p.replace), admin=True
         ),
         "fl_addBatches": method(_AddBatches, lambda p: backend.add_batches(p.path), admin=True),
-        "fl_roundBatches": method(_RoundBatches, lambda p: backend.round_batches(p.id, p.round, p.attempt)),
+        "fl_roundBatches": method(
+            _RoundBatches, lambda p: backend.round_batches(p.id, p.round, p.attempt), admin=True
+        ),
         "fl_model": method(_Model, lambda p: backend.model(p.id, p.round, p.wait_s), admin=True),
         "fl_predict": method(_Predict, lambda p: backend.predict(p.id, p.round, p.path, p.wait_s), admin=True),
         "fl_submitJob": method(_SubmitJob, lambda p: backend.submit_job(p.spec, p.wait_s), admin=True),
