@@ -89,22 +89,25 @@ def mark(network: Sequence[Running]) -> Mark:
     config = network[0].node.config
     status = network[0].client.call("fl_status", schema.Status)
     return Mark(
-        time.monotonic(), status.finalised_head.number, sum(cpu_s(each.process.pid) for each in network),
+        time.monotonic(), status.finalised_head.number, cpu_s([each.process.pid for each in network]),
         sum(peer.bytes_out for peer in peers), allocated(config.chain_path), allocated(config.blobs_path),
     )  # fmt: skip
 
 
-def cpu_s(session: int) -> float:
-    """CPU seconds of the living processes of a session: a node and its learner."""
-    ticks = 0
+def cpu_s(pids: Sequence[int]) -> float:
+    """CPU seconds so far of these processes and all below them that live: nodes and their learners."""
+    ticks, parents = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(") ")[2].split()
         except OSError:
             continue
-        if int(fields[3]) == session:
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / TICKS_PER_S
+        pid = int(path.parent.name)
+        parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+    wanted = set(pids)
+    while more := {pid for pid, parent in parents.items() if parent in wanted} - wanted:
+        wanted |= more
+    return sum(ticks.get(pid, 0) for pid in wanted) / TICKS_PER_S
 
 
 def allocated(folder: Path) -> int:

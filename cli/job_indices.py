@@ -45,7 +45,8 @@ def indices(client: Client, job: int, number: int, attempt: int, as_json: bool) 
 def _batches(client: Client, found: schema.RoundBatches) -> list[list[int]]:
     """Those of each step."""
     if found.listed is None:
-        assert found.train is not None
+        if found.train is None or found.train < found.batch_size:
+            raise NodeError(f"{client.endpoint} does not say from how many samples the batches are drawn")
         seed = bytes.fromhex(found.batch_seed[2:])
         return list(assigned.batches(seed, found.train, found.batch_size, found.steps))
     content = fetch(client, found.listed.digest, found.listed.size)
