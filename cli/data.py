@@ -48,11 +48,12 @@ def data() -> None:
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, show_default=True, help="Of the split.")
 @click.option("--drop", multiple=True, metavar="COLUMN", help="Leave a column out. May be repeated.")
 @click.option("--header/--no-header", default=None, help="Whether the first line names the columns.  [default: look]")
+@click.option("--private-card", is_flag=True, help="Keep column names, class names and scaling at the node.")
 @click.option("--replace", is_flag=True, help="Let the name mean this dataset from now on.")
 @node_command
 def add(
     client: Client, file: Path, label: str | None, name: str | None, test_share: float, seed: int,
-    drop: tuple[str, ...], header: bool | None, replace: bool, as_json: bool,
+    drop: tuple[str, ...], header: bool | None, private_card: bool, replace: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Turn FILE (.csv, .npz, or a directory of IDX files) into a dataset, keep it at the node and serve it to workers.
 
@@ -67,9 +68,11 @@ def add(
     name = name_of(file) if name is None else name
     if not re.fullmatch(schema.DATASET_NAME, name):
         raise UserError(f"--name {name!r}: expected {schema.DATASET_NAME_RULE}")
-    content, card = convert_file(file, label, drop, header, test_share, seed)
+    content, card = convert_file(file, label, drop, header, test_share, seed, not private_card)
     with handed_over(client, content) as path:
-        params = {"path": path, "name": name, "card": msgspec.to_builtins(card), "replace": replace}
+        params = {"path": path, "name": name, "replace": replace}
+        if private_card:
+            params["card"] = msgspec.to_builtins(card)
         info = client.call("fl_addDataset", schema.DatasetInfo, params, wait_s=HAND_OVER_S)
     if as_json:
         print_json(info)
@@ -154,21 +157,22 @@ def export(client: Client, dataset: str, out: Path, as_json: bool) -> None:
 
 
 def convert_file(
-    file: Path, label: str | None, drop: tuple[str, ...], header: bool | None, test_share: float, seed: int
-) -> tuple[bytes, Card]:
+    file: Path, label: str | None, drop: tuple[str, ...], header: bool | None, test_share: float, seed: int,
+    enclosed: bool,
+) -> tuple[bytes, Card]:  # fmt: skip
     """Canonical bytes and card of a person's file. Raises UserError: names the line and column, or the array."""
     try:
         if file.is_dir():
             if drop or header is not None or label is not None:
                 raise UserError("--label, --drop and --header are for files; IDX files have labels of their own")
-            return convert.from_arrays(read_idx(file), test_share, seed)
+            return convert.from_arrays(read_idx(file), test_share, seed, enclosed)
         if file.suffix.lower() in TABLES:
-            return convert.from_table(read_labelled(file, label, drop, header), test_share, seed)
+            return convert.from_table(read_labelled(file, label, drop, header), test_share, seed, enclosed)
         if file.suffix.lower() != ".npz":
             raise UserError(f"{file}: expected a file that ends in .csv or .npz, or a directory of IDX files")
         if drop or header is not None:
             raise UserError("--drop and --header are for tables; an .npz file has arrays")
-        return convert.from_arrays(read_npz(file, label), test_share, seed)
+        return convert.from_arrays(read_npz(file, label), test_share, seed, enclosed)
     except FileNotFoundError:
         raise UserError(f"no file at {file}") from None
     except OSError as error:

@@ -50,6 +50,7 @@ class Report(msgspec.Struct, frozen=True):
     finalised_height: int
     void_rounds: int
     workers: list[Worker]
+    accuracy_by_round: list[tuple[int, float]]
 
 
 def report_of(detail: schema.JobDetail, status: schema.Status, nodes: Sequence[Node], started_at: float) -> Report:
@@ -75,6 +76,7 @@ def report_of(detail: schema.JobDetail, status: schema.Status, nodes: Sequence[N
         model_digest=detail.base,
         finalised_height=status.finalised_head.number,
         void_rounds=detail.void_rounds,
+        accuracy_by_round=[(number, round(accuracy, 4)) for number, accuracy in detail.accuracy],
         workers=[_worker(node, found.get(node.address.lower())) for node in nodes if node.member.works],
     )
 
@@ -86,9 +88,10 @@ def seconds_of(sample: Sequence[float]) -> Seconds:
     return Seconds(round(median(ordered), 3), round(ordered[rank - 1], 3))
 
 
-def report_screen(report: Report, names: Sequence[str]) -> Group:
+def report_screen(report: Report, names: Sequence[str], heading: str = "") -> Group:
     """The final table; `names` are those of the workers, in the report's order."""
     facts = [
+        *([("model", heading)] if heading else []),
         ("accuracy", percent(report.accuracy)),
         ("rounds", f"{report.rounds}, and {report.void_rounds} void"),
         ("first round settled", f"{duration(report.seconds_to_first_round)} after the start"),

@@ -51,6 +51,7 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = time.monotonic()
+        self._job = 0
         self._rounds = 0
         self._void = 0
 
@@ -61,6 +62,8 @@ class Lines:
         self.say(f"{name} is up ({up} of {count})")
 
     def show(self, detail: schema.JobDetail, names: Mapping[str, str]) -> None:
+        if detail.id != self._job:
+            self._job, self._rounds, self._void = detail.id, 0, 0
         scores = dict(detail.accuracy)
         for each in detail.rounds:
             if each.settled_at is not None and each.round > self._rounds:

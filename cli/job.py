@@ -1,4 +1,4 @@
-"""flnode job new, submit, list, show, watch, explain, cancel, top-up, model, predict"""
+"""flnode job new, submit, list, show, watch, explain, indices, cancel, top-up, model, predict"""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import msgspec
 
 from cli.account import FINAL_WAIT_S, report
 from cli.amounts import format_wei
+from cli.batches import handed_in
 from cli.blob import handed_over
 from cli.client import Client
 from cli.explain import explain
+from cli.job_indices import indices
 from cli.job_model import STATE_SUFFIX
 from cli.job_new import new
 from cli.jobfile import escrow_wei, load_job
@@ -38,7 +40,7 @@ def job() -> None:
     """
 
 
-for each_command in (new, explain, model, predict):
+for each_command in (new, explain, indices, model, predict):
     job.add_command(each_command)
 
 
@@ -60,6 +62,7 @@ def submit(client: Client, file: Path, as_json: bool) -> None:
         with handed_over(client, Path(spec.weights).read_bytes()) as path:
             held = client.call("fl_addWeights", schema.WeightsInfo, {"path": path}, wait_s=FINAL_WAIT_S)
         spec = msgspec.structs.replace(spec, weights=held.digest)
+    spec = handed_in(client, spec)
     params = {"spec": msgspec.to_builtins(spec), "wait_s": FINAL_WAIT_S}
     done = client.call("fl_submitJob", schema.Submitted, params, wait_s=FINAL_WAIT_S)
     cost = format_wei(escrow_wei(spec.terms))

@@ -15,6 +15,7 @@ from cli.auto_reward import AUTO, DEFAULTS, auto_reward
 from cli.errors import UserError
 from learner import manifest as m
 from learner.architecture import Model
+from learner.batch_file import SUFFIXES
 from learner.errors import InvalidManifest
 from node import unixfs
 from node.api import schema
@@ -41,6 +42,7 @@ _JOB: Final[Mapping[str, tuple[type, Any]]] = {
     "epsilon": (float, None),
     "bits": (int, m.BITS_DEFAULT),
     "weights": (str, None),
+    "batches": (str, None),
     "goal_accuracy": (float, None),
     "seed": (int, 0),
 }
@@ -123,6 +125,7 @@ def job_spec(
         adam=adam,
         bits=job["bits"],
         weights=job["weights"],
+        batches=_batches(job["batches"], folder, source),
         terms=schema.Terms(
             reward_wei=str(_reward(terms, stake, economics, source, say)),
             stake_wei=str(stake),
@@ -215,6 +218,16 @@ def _check_job(job: Mapping[str, Any], model: Model, adam: m.Adam | None, source
         got = job["sizes"] or f"{model.features} and {model.classes}"
         text = f"{dataset} needs {features} inputs and {classes} outputs, got {got}"
         raise UserError(f"`{'sizes' if job['sizes'] else 'model'}` in [job] of {source}: {text}")
+
+
+def _batches(text: str | None, folder: Path, source: str) -> str | None:
+    """A CID or digest as it is, a file's path from here."""
+    if text is None or _DIGEST.fullmatch(text) or _is_cid(text):
+        return text
+    known = " or ".join(SUFFIXES)
+    rule = f"{text!r} is neither a {known} file nor the CID or 0x digest of a list of batches"
+    _require(text.endswith(SUFFIXES), "job", "batches", rule, source)
+    return str(folder / text)
 
 
 def _is_cid(text: str) -> bool:

@@ -1,13 +1,15 @@
 """The card of a dataset: how a person's numbers and class names became features and labels.
 
-Datasets and models know only features 0, 1, ... and classes 0, 1, ...; the card is what turns a row of the person's
-file into a sample, and a predicted class into a name. It is no part of the arithmetic, and no digest covers it.
+The arithmetic knows only features 0, 1, ... and classes 0, 1, ...; the card is what turns a row of the person's file
+into a sample, and a predicted class into a name. It lies in the dataset's own bytes (learner.data), so whoever has a
+dataset by its digest has its card; a person may keep it back, and then only the node where it was added has it.
 """
 
 from __future__ import annotations
 
 import array
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -16,8 +18,11 @@ import msgspec
 
 from learner.errors import InvalidDataset
 
+CARD_BYTES_MAX: Final = 8 * 2**20
+NAME_MAX: Final = 200  # characters of a column's or a class's name
 VALUE_MAX: Final = 3.4028234663852886e38  # the largest float32
 _MINUS_ZERO: Final = 1 << 31  # its bits, read as uint32
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # what a terminal would obey; a card may be a stranger's
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,6 +45,27 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     width: int = 0
     shift: tuple[float, ...] = ()
     scale: tuple[float, ...] = (1.0,)
+
+    def encode(self) -> bytes:
+        """The canonical bytes: msgpack, the keys in this order."""
+        return msgspec.msgpack.encode(self)
+
+    def check(self, features: int, classes: int) -> None:
+        """Is this the card of a dataset with so many features and classes? Raises InvalidDataset."""
+        fits = (
+            len(self.classes) == classes
+            and len(self.columns) in (0, features)
+            and len(self.shift) in (0, features)
+            and len(self.scale) in (1, features)
+        )
+        if not fits:
+            raise InvalidDataset("the card does not fit the dataset: other numbers of features or classes")
+        for name in (self.label, *self.columns, *self.classes):
+            if len(name) > NAME_MAX or _CONTROL.search(name):
+                rule = f"at most {NAME_MAX} characters, none of control"
+                raise InvalidDataset(f"the card has the name {name[:40]!r}: {rule}")
+        if not all(abs(value) <= VALUE_MAX for value in (*self.shift, *self.scale)):  # false for NaN too
+            raise InvalidDataset("the card has a number that is not finite")
 
     def features(self, values: array.array[float], width: int, place: Callable[[int, int], str]) -> bytes:
         """Samples as float32, little-endian, without minus zeros.
@@ -68,6 +94,22 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     def _for_each(self, width: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return self.shift or (0.0,) * width, self.scale if len(self.scale) == width else self.scale * width
+
+
+def decode(data: bytes, features: int, classes: int) -> Card:
+    """Read the card of a dataset with so many features and classes.
+
+    Raises:
+        InvalidDataset: malformed, not canonical, or of another dataset.
+    """
+    try:
+        card = msgspec.msgpack.decode(data, type=Card)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidDataset(f"the dataset's card cannot be read: {error}") from None
+    if card.encode() != data:
+        raise InvalidDataset("the dataset's card is not in canonical form")
+    card.check(features, classes)
+    return card
 
 
 def scaling(values: array.array[float], width: int, rows: Sequence[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from learner.card import VALUE_MAX, Card, power_of_two, scaling
+from learner.card import CARD_BYTES_MAX, VALUE_MAX, Card, power_of_two, scaling
 from learner.data import CLASSES_MAX, Dataset, Element
 from learner.errors import InvalidDataset
 from learner.table import Table
@@ -49,12 +49,13 @@ class Arrays:
         return f"{self.source}: sample {row}, feature {feature}"
 
 
-def from_table(table: Table, test_share: float, seed: int) -> tuple[bytes, Card]:
+def from_table(table: Table, test_share: float, seed: int, enclosed: bool = True) -> tuple[bytes, Card]:
     """Convert a table that has labels.
 
     Args:
         test_share: which part of the samples is for testing, above 0 and below 1.
         seed: of the split, 0 to 2**63 - 1.
+        enclosed: whether the dataset's bytes hold the card.
     Raises:
         InvalidDataset: one class, too few rows, a value that does not fit.
     """
@@ -67,10 +68,10 @@ def from_table(table: Table, test_share: float, seed: int) -> tuple[bytes, Card]
     )  # fmt: skip
     features = card.features(table.values, len(table.columns), table.place)
     shape = (len(table.columns),)
-    return _encode("float32", 0, card, (train, test), labels, shape, features, 4), card
+    return _encode("float32", 0, card, (train, test), labels, shape, features, 4, enclosed), card
 
 
-def from_arrays(arrays: Arrays, test_share: float, seed: int) -> tuple[bytes, Card]:
+def from_arrays(arrays: Arrays, test_share: float, seed: int, enclosed: bool = True) -> tuple[bytes, Card]:
     """As from_table. uint8 stays uint8 with one scale for all; floats of one dimension are scaled by feature."""
     classes, labels = number_classes(arrays.labels, f"{arrays.source}: array `{arrays.label}`")
     if arrays.train is None:
@@ -80,7 +81,7 @@ def from_arrays(arrays: Arrays, test_share: float, seed: int) -> tuple[bytes, Ca
     if arrays.pixels is not None:
         bits = max(arrays.pixels).bit_length()
         card = Card(label=arrays.label, classes=classes, scale=(math.ldexp(1.0, -bits),))
-        return _encode("uint8", -bits, card, (train, test), labels, arrays.shape, arrays.pixels, 1), card
+        return _encode("uint8", -bits, card, (train, test), labels, arrays.shape, arrays.pixels, 1, enclosed), card
     _check_range(arrays)
     width = math.prod(arrays.shape)
     if len(arrays.shape) == 1:
@@ -90,7 +91,7 @@ def from_arrays(arrays: Arrays, test_share: float, seed: int) -> tuple[bytes, Ca
         shift, scale = (), (power_of_two(largest),)
     card = Card(label=arrays.label, classes=classes, shift=shift, scale=scale)
     features = card.features(arrays.values, width, arrays.place)
-    return _encode("float32", 0, card, (train, test), labels, arrays.shape, features, 4), card
+    return _encode("float32", 0, card, (train, test), labels, arrays.shape, features, 4, enclosed), card
 
 
 def number_classes(texts: Sequence[str], where: str) -> tuple[tuple[str, ...], list[int]]:
@@ -157,9 +158,13 @@ def unlabelled(values: bytes, features: int, classes: int) -> bytes:
 
 def _encode(
     element: Element, scale: int, card: Card, parts: tuple[list[int], list[int]], labels: Sequence[int],
-    shape: tuple[int, ...], elements: bytes, element_bytes: int,
+    shape: tuple[int, ...], elements: bytes, element_bytes: int, enclosed: bool,
 ) -> bytes:  # fmt: skip
     """Lay the samples out, those for training first."""
+    raw_card = card.encode() if enclosed else b""
+    if len(raw_card) > CARD_BYTES_MAX:
+        raise InvalidDataset(f"the card has {len(raw_card)} bytes, at most {CARD_BYTES_MAX}; use --private-card")
+    card.check(math.prod(shape), len(card.classes))
     train, test = parts
     size = math.prod(shape) * element_bytes
     numbers = array.array("H", [labels[row] for row in (*train, *test)])
@@ -167,7 +172,9 @@ def _encode(
         numbers.byteswap()
     samples = b"".join(elements[row * size : (row + 1) * size] for row in (*train, *test))
     raw_labels, raw_samples = memoryview(numbers.tobytes()), memoryview(samples)
-    return Dataset(element, scale, len(card.classes), len(train), len(test), shape, raw_labels, raw_samples).encode()
+    return Dataset(
+        element, scale, len(card.classes), len(train), len(test), shape, raw_labels, raw_samples, raw_card
+    ).encode()
 
 
 def _check_range(arrays: Arrays) -> None:

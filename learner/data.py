@@ -2,12 +2,13 @@
 
 Layout, little-endian, nothing between or after the parts (docs/EXACT.md, "Datasets"):
 
-    magic "fldata01" (8)   element u8 (1 = uint8, 2 = float32)   scale i8   classes u16
-    train u32   test u32   rank u8   rank dimensions u32
-    (train + test) labels u16   (train + test) * product(dimensions) elements
+    magic "fldata01", or "fldata02" with a card (8)   element u8 (1 = uint8, 2 = float32)   scale i8   classes u16
+    train u32   test u32   rank u8   rank dimensions u32   with a card: its length u32, at least 1
+    (train + test) labels u16   (train + test) * product(dimensions) elements   the card, if there is one
 
 The first `train` samples are for training, the rest for testing. A feature is worth element * 2**scale: an exact
-power of two, so that scaling never rounds. Needs no torch.
+power of two, so that scaling never rounds. The card (learner.card) is no part of the arithmetic, and is read only by
+who asks for it. Needs no torch.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Final, Literal
 
+from learner import card as cards
+from learner.card import CARD_BYTES_MAX, Card
 from learner.errors import InvalidDataset
 from learner.manifest import DATASET_BYTES_MAX, Manifest
 
@@ -32,6 +35,8 @@ SCALE_MAX: Final = 30
 CLASSES_MAX: Final = 65_535
 
 _MAGIC: Final = b"fldata01"
+_MAGIC_WITH_CARD: Final = b"fldata02"
+_CARD_LENGTH: Final = struct.Struct("<I")
 _HEADER: Final = struct.Struct("<8sBbHIIB")
 _CODES: Final[dict[Element, int]] = {"uint8": 1, "float32": 2}
 _ELEMENTS: Final[dict[int, Element]] = {code: element for element, code in _CODES.items()}
@@ -48,6 +53,7 @@ class Dataset:
         shape: dimensions of one sample.
         labels: train + test raw u16.
         features: train + test samples of raw elements, row-major.
+        raw_card: canonical bytes of the card; empty if it is kept elsewhere.
     """
 
     element: Element
@@ -58,11 +64,17 @@ class Dataset:
     shape: tuple[int, ...]
     labels: memoryview
     features: memoryview
+    raw_card: bytes = b""
 
     @property
     def sample_features(self) -> int:
         """Numbers in one sample."""
         return math.prod(self.shape)
+
+    @property
+    def card(self) -> Card | None:
+        """How a person's numbers became these; None if it does not say. Raises InvalidDataset."""
+        return cards.decode(self.raw_card, self.sample_features, self.classes) if self.raw_card else None
 
     def encode(self) -> bytes:
         """The canonical bytes.
@@ -71,11 +83,13 @@ class Dataset:
             InvalidDataset: the parts do not fit together.
         """
         _check_header(self.element, self.scale, self.classes, self.train, self.test, self.shape)
+        magic = _MAGIC_WITH_CARD if self.raw_card else _MAGIC
         header = _HEADER.pack(
-            _MAGIC, _CODES[self.element], self.scale, self.classes, self.train, self.test, len(self.shape)
+            magic, _CODES[self.element], self.scale, self.classes, self.train, self.test, len(self.shape)
         )
         dimensions = struct.pack(f"<{len(self.shape)}I", *self.shape)
-        data = b"".join((header, dimensions, self.labels, self.features))
+        length = _CARD_LENGTH.pack(len(self.raw_card)) if self.raw_card else b""
+        data = b"".join((header, dimensions, length, self.labels, self.features, self.raw_card))
         decode(data)
         return data
 
@@ -108,7 +122,7 @@ def decode(data: bytes) -> Dataset:
     if len(data) < _HEADER.size:
         raise InvalidDataset("dataset: ends inside the header")
     magic, code, scale, classes, train, test, rank = _HEADER.unpack_from(data)
-    if magic != _MAGIC:
+    if magic not in (_MAGIC, _MAGIC_WITH_CARD):
         raise InvalidDataset("dataset: not a dataset: wrong magic")
     if code not in _ELEMENTS:
         raise InvalidDataset(f"dataset: unknown element {code}")
@@ -118,15 +132,30 @@ def decode(data: bytes) -> Dataset:
     element = _ELEMENTS[code]
     _check_header(element, scale, classes, train, test, shape)
     labels_at = _HEADER.size + 4 * rank
+    card_bytes = 0
+    if magic == _MAGIC_WITH_CARD:
+        card_bytes = _card_length(data, labels_at)
+        labels_at += _CARD_LENGTH.size
     features_at = labels_at + 2 * (train + test)
-    end = features_at + (train + test) * math.prod(shape) * _BYTES[element]
+    card_at = features_at + (train + test) * math.prod(shape) * _BYTES[element]
+    end = card_at + card_bytes
     if len(data) != end:
         raise InvalidDataset(f"dataset: {len(data)} bytes, the header says {end}")
     view = memoryview(data)
     labels = view[labels_at:features_at]
     if largest_label(labels) >= classes:
         raise InvalidDataset(f"dataset: label {largest_label(labels)}, classes are 0 to {classes - 1}")
-    return Dataset(element, scale, classes, train, test, shape, labels, view[features_at:])
+    features = view[features_at:card_at]
+    return Dataset(element, scale, classes, train, test, shape, labels, features, bytes(view[card_at:]))
+
+
+def _card_length(data: bytes, at: int) -> int:
+    if len(data) < at + _CARD_LENGTH.size:
+        raise InvalidDataset("dataset: ends inside the header")
+    length: int = _CARD_LENGTH.unpack_from(data, at)[0]
+    if not 1 <= length <= CARD_BYTES_MAX:
+        raise InvalidDataset(f"dataset: a card of {length} bytes, at least 1 and at most {CARD_BYTES_MAX}")
+    return length
 
 
 def largest_label(labels: memoryview) -> int:

@@ -39,6 +39,12 @@ class InvalidDataset(JobError):
     kind = "dataset"
 
 
+class InvalidBatches(JobError):
+    """Bytes that are not a list of batches, or one that does not fit the job."""
+
+    kind = "batches"
+
+
 class Diverged(JobError):
     """A number left the finite range: the learning rate is too high for this job."""
 

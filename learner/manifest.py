@@ -14,8 +14,9 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from learner import cost
+from learner import batch_list, cost
 from learner.architecture import Model
+from learner.batch_list import BATCH_LIST_BYTES_MAX
 from learner.canonical import STATE_BYTES_MAX, TENSORS_MAX, Field, encoded_size
 from learner.cost import INNER_MAX, Cost
 from learner.errors import InvalidManifest
@@ -50,6 +51,13 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size: Annotated[int, msgspec.Meta(ge=1, le=STATE_BYTES_MAX)]
 
 
+class Batches(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A blob that lists the samples of every step (learner.batch_list)."""
+
+    digest: Digest
+    size: Annotated[int, msgspec.Meta(ge=1, le=BATCH_LIST_BYTES_MAX)]
+
+
 class Goal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When the job's owner stops: the metric on the test set reaches `at_least`."""
 
@@ -74,6 +82,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         init_seed: 32 bytes that determine the first base state and every batch.
         weights: where the parameters of the first base state come from instead of the seed.
         goal: tells the owner when to stop; no part of the arithmetic.
+        batches: where the batches come from instead of the seed. Left out of the bytes of a job that has none, so that
+            its digest is what it was before there were any.
     """
 
     version: Literal[1] = 1
@@ -90,6 +100,17 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     init_seed: Digest
     weights: Weights | None = None
     goal: Goal | None = None
+    batches: Batches | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def listed(self) -> Batches | None:
+        """The list of batches, if it has one."""
+        return None if isinstance(self.batches, msgspec.UnsetType) else self.batches
+
+    @property
+    def rounds_listed(self) -> int | None:
+        """For how many rounds there are batches; None: for any number."""
+        return None if self.listed is None else batch_list.rounds_in(self.listed.size, self.steps, self.batch_size)
 
     def state_fields(self) -> tuple[Field, ...]:
         """The tensors of a state: `parameter/<name>`, then what the optimiser remembers about each."""
@@ -182,6 +203,9 @@ def _check_adam(adam: Adam, momentum: float) -> None:
 
 def _check_size(manifest: Manifest) -> None:
     """Everything that would be too much, from sizes alone."""
+    if manifest.rounds_listed == 0:
+        text = f"no list of rounds of {manifest.steps} steps of {manifest.batch_size} samples has this size"
+        raise InvalidManifest("batches.size", text)
     tensors = len(manifest.state_fields())
     if tensors > TENSORS_MAX:
         raise InvalidManifest("model", f"a state of {tensors} tensors, at most {TENSORS_MAX}")

@@ -46,13 +46,17 @@ class Init(Request, frozen=True, tag="init"):
 
 
 class Train(Request, frozen=True, tag="train"):
-    """Train one round from `base` and write the next state to `out`; answered by Progress and Done."""
+    """Train one round from `base` and write the next state to `out`; answered by Progress and Done.
+
+    `row` holds the round's indices, if the manifest lists batches.
+    """
 
     manifest: ManifestBytes
     base: FileName
     dataset: FileName
     batch_seed: Digest
     out: FileName
+    row: FileName | None = None
 
 
 class Evaluate(Request, frozen=True, tag="evaluate"):

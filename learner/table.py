@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 
-from learner.card import VALUE_MAX, Card
+from learner.card import NAME_MAX, VALUE_MAX, Card
 from learner.errors import InvalidDataset
 
 CSV_BYTES_MAX: Final = 2**30
 CELLS_MAX: Final = 2**25
 COLUMNS_MAX: Final = 10_000
-NAME_MAX: Final = 200
 LABEL_NAMES: Final = ("label", "class", "target", "y")  # a column of this name is the label, the first found wins
 _DELIMITERS: Final = (",", ";", "\t")
 _MISSING: Final = frozenset({"", "?", "na", "n/a", "nan", "null", "none", "-"})

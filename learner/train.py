@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from learner.batches import batches
+from learner.batches import chosen
 from learner.data import Dataset
 from learner.errors import InvalidDataset, InvalidState, Stopped
 from learner.exact.guard import Guard
@@ -78,6 +78,7 @@ def train_round(
     batch_seed: bytes,
     machine: Machine = CPU,
     should_stop: Callable[[int, Callable[[], float]], bool] = lambda step, loss: False,
+    row: bytes | None = None,
 ) -> bytes:
     """Train `manifest.steps` steps from the state `base`; returns the canonical bytes of the next state.
 
@@ -86,18 +87,20 @@ def train_round(
         batch_seed: 32 bytes.
         should_stop: asked after every step with the number of steps done and a way to compute the loss of that
             step's batch before it; computing it costs about a third of a step.
+        row: of the round in the list of batches that the manifest names, if it names one.
     Raises:
         InvalidState: `base` is not a state of this manifest.
+        InvalidBatches: the row does not fit.
         Diverged: a number left the finite range.
         Stopped: should_stop said so.
     """
+    rounds_batches = chosen(manifest, samples.train, batch_seed, row)
     network, model = machine.network(manifest), manifest.model
     state = {name: tensor.to(machine.device) for name, tensor in decode_state(base, manifest).items()}
     check_tokens(model, samples.features[: samples.train])
     parameters = parameters_of(state)
     optimise = optimiser(manifest, state, machine.device)
-    chosen = batches(batch_seed, samples.train, manifest.batch_size, manifest.steps)
-    for done, indices in enumerate(chosen, start=1):
+    for done, indices in enumerate(rounds_batches, start=1):
         indices = indices.to(machine.device)
         labels = samples.labels[indices]
         with Guard() if done % GUARD_INTERVAL_STEPS == 1 else nullcontext():

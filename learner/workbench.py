@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from learner import data, manifest
+from learner.batch_list import BATCH_LIST_BYTES_MAX
 from learner.canonical import STATE_BYTES_MAX
 from learner.data import Dataset
-from learner.errors import InvalidDataset, InvalidState, JobError, Stopped
+from learner.errors import InvalidBatches, InvalidDataset, InvalidState, JobError, Stopped
 from learner.evaluate import CHUNK_ROWS, evaluate, predict
 from learner.machine import Machine
 from learner.manifest import Manifest
@@ -59,6 +60,7 @@ class Workbench:
     def _train(self, described: Manifest, job: Train, watch: Watch) -> bytes:
         samples = self._samples(job.dataset, lambda dataset: dataset.check_fits(described))
         base = self._read(job.base, STATE_BYTES_MAX, InvalidState)
+        row = None if job.row is None else self._read(job.row, BATCH_LIST_BYTES_MAX, InvalidBatches)
         return train_round(
             described,
             base,
@@ -66,6 +68,7 @@ class Workbench:
             job.batch_seed,
             self._machine,
             lambda step, loss: watch(step, described.steps, loss),
+            row,
         )
 
     def _predict(self, described: Manifest, job: Predict, watch: Watch) -> bytes:

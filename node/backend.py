@@ -36,6 +36,7 @@ from node.models import Models
 from node.outcome import submitted
 from node.p2p.host import Network
 from node.performer import Performer
+from node.round_batches import RoundBatches
 from node.validator_set import ValidatorSet
 from node.version import VERSION
 
@@ -213,7 +214,10 @@ class NodeBackend:
         return await self._send(f"cancel {job}", b.cancel(job), wait_s)
 
     async def top_up_job(self, job: int, rounds: int, wait_s: float) -> schema.Submitted:
-        call = b.top_up(job, rounds, self._find_open(job).posted.terms)
+        found = self._find_open(job)
+        if (manifest := self._manifest_of(found)) is not None:
+            job_manifest.check_rounds(manifest, found.rounds_max + rounds)
+        call = b.top_up(job, rounds, found.posted.terms)
         return await self._send(f"top up {job} {time.time_ns()}", call, wait_s)
 
     async def withdraw(self, wait_s: float) -> schema.Submitted:
@@ -243,11 +247,20 @@ class NodeBackend:
             self.chain, self.account_queue.address, connected, lambda tag, call: self._send(tag, call, wait_s)
         )
 
-    async def add_dataset(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
+    async def add_dataset(self, path: str, name: str, card: Card | None, replace: bool) -> schema.DatasetInfo:
         return await self.named.add(path, name, card, replace)
 
     async def add_weights(self, path: str) -> schema.WeightsInfo:
         return await job_manifest.add_weights(path, self.blobs)
+
+    async def add_batches(self, path: str) -> schema.BlobInfo:
+        return await self._round_batches().add(path)
+
+    async def round_batches(self, job: int, round: int, attempt: int) -> schema.RoundBatches:
+        return await self._round_batches().of(self._find(job), round, attempt)
+
+    def _round_batches(self) -> RoundBatches:
+        return RoundBatches(self.performer.exchange, self.named)
 
     async def model(self, job: int, round: int | None, wait_s: float) -> schema.ModelInfo:
         return await self._models().info(self._find(job), round, wait_s)

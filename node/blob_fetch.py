@@ -177,6 +177,7 @@ class Fetch:
     misses: int = 0  # answers that were no
     claim: Claim | None = None
     result: bytes | BlobTooLarge | None = None
+    loaded: trio.Event = field(default_factory=trio.Event)  # it is not loading any more, whatever came of it
     changed: trio.Event = field(default_factory=trio.Event)  # a peer is not busy any more
     done: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)

@@ -5,6 +5,9 @@
   wait    for room (blob_room.py); without a place, so that others may ask meanwhile
   load    with that room, from several holders at once, asking others between; until whole, or told to come again
 
+A blob that is wanted here and by a peer is fetched twice, because only we know its size (blobs.py); who comes second to
+the loading waits for what comes of the first, since the same leaves are the same bytes.
+
 A fetch that rests or waits is one task, however many peers there are.
 """
 
@@ -159,6 +162,13 @@ class Pursuit:
             nursery.start_soon(self._try, fetch, peer, fetch.records[peer], claim is not None)
 
     async def _load(self, fetch: Fetch) -> None:
+        if (first := self._loading_the_same(fetch)) is not None:
+            await first.loaded.wait()
+            fetch.forget()
+            if (data := await self.local(fetch)) is not None:
+                fetch.finish(data)
+            return
+        fetch.loaded = trio.Event()
         fetch.claim = claim = self.room.claim(fetch.memory, relayed=not fetch.own)
         try:
             await claim.granted.wait()
@@ -168,6 +178,17 @@ class Pursuit:
             fetch.claim = None
             self.room.release(claim)
             fetch.forget()
+            fetch.loaded.set()
+
+    def _loading_the_same(self, fetch: Fetch) -> Fetch | None:
+        """A fetch that has room and loads these very leaves."""
+        assert fetch.layout is not None
+        for other in self._fetches.values():
+            if other is fetch or other.layout is None or other.claim is None or not other.claim.granted.is_set():
+                continue
+            if other.digest == fetch.digest and other.layout.leaves == fetch.layout.leaves:
+                return other
+        return None
 
     # ---- one peer ---------------------------------------------------------------------------------------------------
     async def _try(self, fetch: Fetch, peer: str, record: Record, may_load: bool) -> None:

@@ -59,7 +59,8 @@ class Datasets:
                 return info
         if not self._blobs.has(digest):
             raise NotFound(f"dataset {text} is not here; `flnode data list` shows those that are")
-        return _described(digest, *await self._read(digest))
+        size, contents = await self._read(digest)
+        return msgspec.structs.replace(_described(digest, size, contents), card=_card_of(contents, _hex(digest)))
 
     async def find(self, text: str) -> tuple[bytes, int, Dataset]:
         """(digest, bytes, contents) of a dataset for a job; one that is not here is looked for at the peers.
@@ -79,9 +80,11 @@ class Datasets:
         size, contents = await self._read(digest)
         return digest, size, contents
 
-    async def add(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
+    async def add(self, path: str, name: str, card: Card | None, replace: bool) -> schema.DatasetInfo:
         """Keep the dataset in a file, under a name.
 
+        Args:
+            card: kept here alone, of a dataset that does not hold its own.
         Raises:
             BackendError: the file is no dataset, the name is taken, the card does not fit.
         """
@@ -89,7 +92,9 @@ class Datasets:
             raise BackendError(f"{name!r} cannot name a dataset: {schema.DATASET_NAME_RULE}")
         content = await trio.to_thread.run_sync(read_plain, path, DATASET_BYTES_MAX)
         contents = await trio.to_thread.run_sync(_decode, content, path)
-        _check_card(card, contents)
+        own = _card_of(contents, path)
+        if card is not None:
+            _check_card(card, own, contents)
         digest = await trio.to_thread.run_sync(unixfs.digest_of, content)
         known = self._named().get(name)
         if known is not None and known.digest != _hex(digest) and not replace:
@@ -99,7 +104,7 @@ class Datasets:
         except BlobError as error:
             raise BackendError(str(error)) from None
         self._blobs.pin(digest)
-        info = msgspec.structs.replace(_described(digest, len(content), contents), name=name, card=card)
+        info = msgspec.structs.replace(_described(digest, len(content), contents), name=name, card=own or card)
         self._store.kv_put(_NAMESPACE, name.encode(), msgspec.msgpack.encode(info))
         return info
 
@@ -162,16 +167,21 @@ def _decode(content: bytes, source: str) -> Dataset:
         raise BackendError(f"{source}: {error}") from None
 
 
-def _check_card(card: Card, contents: Dataset) -> None:
-    features = contents.sample_features
-    fits = (
-        len(card.classes) == contents.classes
-        and len(card.columns) in (0, features)
-        and len(card.shift) in (0, features)
-        and len(card.scale) in (1, features)
-    )
-    if not fits:
-        raise BackendError("the card does not fit the dataset: other numbers of features or classes")
+def _card_of(contents: Dataset, source: str) -> Card | None:
+    """The card that lies in the dataset itself."""
+    try:
+        return contents.card
+    except InvalidDataset as error:
+        raise BackendError(f"{source}: {error}") from None
+
+
+def _check_card(card: Card, own: Card | None, contents: Dataset) -> None:
+    if own is not None and own != card:
+        raise BackendError("the dataset holds another card than the one that was given")
+    try:
+        card.check(contents.sample_features, contents.classes)
+    except InvalidDataset as error:
+        raise BackendError(str(error)) from None
 
 
 def _described(digest: bytes, size: int, contents: Dataset) -> schema.DatasetInfo:

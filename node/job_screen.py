@@ -140,6 +140,9 @@ def _waits_for(job: JobView, current: RoundView | None, known: Known) -> str | N
         return f"manifest {known.missing[job.posted.manifest]}: {NOWHERE}"
     if known.manifest is not None and known.manifest.dataset in known.missing:
         return f"dataset {known.missing[known.manifest.dataset]}: {NOWHERE}"
+    listed = None if known.manifest is None else known.manifest.listed
+    if listed is not None and listed.digest in known.missing:
+        return f"batches {known.missing[listed.digest]}: {NOWHERE}"
     if current is None:
         return f"workers: {job.enrolled()} enrolled, {job.posted.terms.workers_min} needed"
     if current.phase == COMMIT:

@@ -52,7 +52,7 @@ DATASETS_MAX: Final = 4  # files kept in the folder, so that rounds of one job d
 
 R = TypeVar("R", Ready, Done, Scored)
 
-_JOB_FILES: Final = (".base", ".fldata", ".out", ".partial", ".state")
+_JOB_FILES: Final = (".base", ".fldata", ".out", ".partial", ".row", ".state")
 
 
 class Learner:
@@ -104,6 +104,7 @@ class Learner:
         dataset: bytes,
         batch_seed: bytes,
         progress: Callable[[Progress], None] | None = None,
+        row: bytes | None = None,
     ) -> bytes:
         """One round from the state `base`: the next state.
 
@@ -111,10 +112,12 @@ class Learner:
             dataset: canonical dataset bytes, already checked against manifest.dataset.
             batch_seed: 32 bytes.
             progress: called at most every 100 ms.
+            row: the round's, of the manifest's list of batches (learner.batch_list.row).
         """
         async with self._turn:
             name = await self._keep_dataset(dataset)
-            with self._files({"train.base": base}, "train.out") as out:
+            files = {"train.base": base} if row is None else {"train.base": base, "train.row": row}
+            with self._files(files, "train.out") as out:
                 job = Train(
                     id=self._next_id(),
                     manifest=manifest.encode(),
@@ -122,6 +125,7 @@ class Learner:
                     dataset=name,
                     batch_seed=batch_seed,
                     out=out,
+                    row=None if row is None else "train.row",
                 )
                 return await self._run(job, out, manifest.update_size(), progress)
 

@@ -32,7 +32,7 @@ from node.bounded import BoundedDict
 from node.driver import Tasks
 from node.jobs import JobView, Key
 from node.learner_pool import JobFailed, Learner, LearnerDied, LearnerError, LearnerUnfit
-from node.preparation import Declined, judge, prepare
+from node.preparation import Declined, judge, prepare, row_of
 from node.roles import attestor, learning_server, misbehaviour, worker
 from node.roles.common import (
     FetchManifest,
@@ -149,13 +149,14 @@ class Performer:
         size = manifest.update_size()
         base = await self.exchange.fetch(effect.base, size, size=size)
         dataset = await self.exchange.fetch(manifest.dataset, manifest.dataset_size, size=manifest.dataset_size)
+        row = await row_of(manifest, effect.key, self.exchange)
         self.activity.state, self.activity.key = "training", effect.key
 
         def progress(report: Progress) -> None:
             self.activity.step, self.activity.steps = report.step, report.steps
 
         try:
-            update = await self._needed_learner().train(manifest, base, dataset, effect.batch_seed, progress)
+            update = await self._needed_learner().train(manifest, base, dataset, effect.batch_seed, progress, row)
         finally:
             self.activity.state, self.activity.key, self.activity.step = "idle", None, 0
         return worker.Trained(effect.key, await self._put(update, public=False, keep_for=effect.key))

@@ -1,4 +1,4 @@
-"""What a worker does before it enrols in a job: sees whether the machine can, and has the dataset."""
+"""What a worker does before it enrols in a job: sees whether the machine can, and has what every round needs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Final
 
 import trio
 
-from learner import data
+from learner import batch_list, data
+from learner.errors import InvalidBatches
 from learner.manifest import Manifest
 from node.blobs import BlobError, BlobExchange, BlobUnavailable
-from node.jobs import JobView
-from node.learner_pool import Learner
+from node.jobs import JobView, Key
+from node.learner_pool import JobFailed, Learner
 from node.suitability import unsuitable
 
 LOOK_S: Final = 5.0  # how often to see whether a job whose dataset nobody has is still open
@@ -38,7 +39,7 @@ async def judge(manifest: Manifest, dataset: data.Dataset | None, job: JobView, 
 async def prepare(
     manifest: Manifest, number: int, job: Callable[[int], JobView], exchange: BlobExchange
 ) -> data.Dataset:
-    """Have the dataset that a job's rounds need.
+    """Have the dataset that a job's rounds need, and the list of batches if it has one.
 
     Args:
         job: looks a job up in the finalised chain.
@@ -46,18 +47,37 @@ async def prepare(
         BlobError: nobody had it as long as the job was open.
         JobError: it does not fit the manifest.
     """
-    content = await _wait_for_dataset(manifest, number, job, exchange)
+    content = await _wait_for(manifest.dataset, manifest.dataset_size, number, job, exchange)
     contents = await trio.to_thread.run_sync(data.decode, content)
     contents.check_fits(manifest)
+    if (listed := manifest.listed) is not None:
+        indices = await _wait_for(listed.digest, listed.size, number, job, exchange)
+        check = (indices, manifest.steps, manifest.batch_size, contents.train)
+        await trio.to_thread.run_sync(batch_list.check, *check)
     return contents
 
 
-async def _wait_for_dataset(
-    manifest: Manifest, number: int, job: Callable[[int], JobView], exchange: BlobExchange
+async def row_of(manifest: Manifest, key: Key, exchange: BlobExchange) -> bytes | None:
+    """The batches of a round attempt, if the job lists them.
+
+    Raises:
+        BlobError: nobody has the list.
+        JobFailed: it is none.
+    """
+    if (listed := manifest.listed) is None:
+        return None
+    content = await exchange.fetch(listed.digest, listed.size, size=listed.size)
+    try:
+        return batch_list.row(content, manifest.steps, manifest.batch_size, key.round, key.attempt)
+    except InvalidBatches as error:
+        raise JobFailed(error.kind, str(error)) from None
+
+
+async def _wait_for(
+    digest: bytes, size: int, number: int, job: Callable[[int], JobView], exchange: BlobExchange
 ) -> bytes:
-    """Look for it as long as the job is open. Raises BlobError."""
-    found: bytes | BlobError = BlobUnavailable(manifest.dataset, {})
-    size = manifest.dataset_size
+    """Look for a blob as long as the job is open. Raises BlobError."""
+    found: bytes | BlobError = BlobUnavailable(digest, {})
 
     async def give_up() -> None:
         while job(number).ended is None:
@@ -67,7 +87,7 @@ async def _wait_for_dataset(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(give_up)
         try:
-            found = await exchange.fetch(manifest.dataset, size, size=size)
+            found = await exchange.fetch(digest, size, size=size)
         except BlobError as error:
             found = error
         nursery.cancel_scope.cancel()

@@ -67,6 +67,7 @@ from chain.contracts.events import (
     ValidatorsChanged,
     ValidatorsEvent,
     Withdrawn,
+    batch_seed,
     decode,
     topic_of,
 )
@@ -217,6 +218,7 @@ __all__ = [
     "approve",
     "ask_sponsor",
     "balance_view",
+    "batch_seed",
     "books_view",
     "cancel",
     "claim_of",

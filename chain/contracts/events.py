@@ -64,6 +64,11 @@ class JobPosted:
     terms: Terms
 
 
+def batch_seed(seed: bytes, round: int, attempt: int) -> bytes:
+    """The seed of a round attempt's batches, from that of its job (JobPosted): what RoundOpened says."""
+    return keccak(seed + round.to_bytes(32, "big") + attempt.to_bytes(32, "big"))
+
+
 @dataclass(frozen=True, slots=True)
 class JobToppedUp:
     job: int

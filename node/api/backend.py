@@ -104,8 +104,19 @@ class Backend(Protocol):
 
     async def approve_validator(self, proposal: int, wait_s: float) -> schema.Submitted: ...
 
-    async def add_dataset(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
-        """Keep the canonical dataset in the file `path` of this machine, and serve it to peers."""
+    async def add_dataset(self, path: str, name: str, card: Card | None, replace: bool) -> schema.DatasetInfo:
+        """Keep the canonical dataset in the file `path` of this machine, and serve it to peers.
+
+        `card` is for one that does not hold its own, and stays here.
+        """
+        ...
+
+    async def add_batches(self, path: str) -> schema.BlobInfo:
+        """Keep the list of batches in the file `path` of this machine, for a job to name."""
+        ...
+
+    async def round_batches(self, job: int, round: int, attempt: int) -> schema.RoundBatches:
+        """What decides a round's batches, before it opens too. Raises NotFound."""
         ...
 
     async def add_weights(self, path: str) -> schema.WeightsInfo:

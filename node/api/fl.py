@@ -83,8 +83,18 @@ class _Dataset(_Params, frozen=True):
 class _AddDataset(_Params, frozen=True):
     path: str
     name: str
-    card: Card
+    card: Card | None = None
     replace: bool = False
+
+
+class _AddBatches(_Params, frozen=True):
+    path: str
+
+
+class _RoundBatches(_Params, frozen=True):
+    id: JobId
+    round: Round
+    attempt: Annotated[int, Meta(ge=1, le=schema.ATTEMPTS_MAX)] = 1
 
 
 class _BlobPart(_Params, frozen=True):
@@ -134,6 +144,10 @@ def fl_methods(backend: Backend) -> dict[str, Method]:
             _AddDataset, lambda p: backend.add_dataset(p.path, p.name, p.card, p.replace), admin=True
         ),
         "fl_addWeights": method(_AddWeights, lambda p: backend.add_weights(p.path), admin=True),
+        "fl_addBatches": method(_AddBatches, lambda p: backend.add_batches(p.path), admin=True),
+        "fl_roundBatches": method(
+            _RoundBatches, lambda p: backend.round_batches(p.id, p.round, p.attempt), admin=True
+        ),
         "fl_model": method(_Model, lambda p: backend.model(p.id, p.round, p.wait_s), admin=True),
         "fl_predict": method(_Predict, lambda p: backend.predict(p.id, p.round, p.path, p.wait_s), admin=True),
         "fl_submitJob": method(_SubmitJob, lambda p: backend.submit_job(p.spec, p.wait_s), admin=True),

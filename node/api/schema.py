@@ -131,7 +131,8 @@ class JobSpec(msgspec.Struct, frozen=True):
     """fl_submitJob: a job before it has a manifest. `seed` decides initial weights and every batch.
 
     `dataset` is a name that the node knows ("digits" is built in), or the 0x digest or CID of a dataset blob that is
-    here or at a connected peer. `weights`, the digest or CID of a state with the same layers, replaces the seed's.
+    here or at a connected peer. `weights`, the digest or CID of a state with the same layers, replaces the seed's;
+    `batches`, that of a list of batches, the seed's batches.
     """
 
     dataset: str
@@ -147,6 +148,7 @@ class JobSpec(msgspec.Struct, frozen=True):
     adam: Adam | None = None
     bits: int = BITS_DEFAULT
     weights: str | None = None
+    batches: str | None = None
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -306,7 +308,8 @@ class WeightsInfo(msgspec.Struct, frozen=True):
 class DatasetInfo(msgspec.Struct, frozen=True):
     """fl_dataset, fl_datasets, fl_addDataset: a dataset that this node holds.
 
-    A feature is element * 2**scale; `card` says how a person's numbers became elements, if this node knows.
+    A feature is element * 2**scale; `card` says how a person's numbers became elements: the dataset's own, or what this
+    node alone knows.
     """
 
     digest: Hex
@@ -339,6 +342,30 @@ class ModelInfo(msgspec.Struct, frozen=True):
     correct: int | None = None
     total: int | None = None
     dataset_info: DatasetInfo | None = None  # None if the dataset is not here
+
+
+class BlobInfo(msgspec.Struct, frozen=True):
+    """fl_addBatches: a blob that was put here."""
+
+    digest: Hex
+    cid: str
+    size: int  # bytes
+
+
+class RoundBatches(msgspec.Struct, frozen=True):
+    """fl_roundBatches: what decides which samples a round attempt is trained on (learner.assigned, learner.batch_list).
+
+    `listed` is the list of batches that the job's manifest names; without one they follow from `batch_seed`.
+    """
+
+    job: int
+    round: int
+    attempt: int
+    batch_seed: Hex
+    train: int | None  # samples; None with a list
+    steps: int
+    batch_size: int
+    listed: BlobInfo | None = None
 
 
 class BlobPart(msgspec.Struct, frozen=True):

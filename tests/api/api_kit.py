@@ -33,7 +33,7 @@ from node.config import Config, parse_config
 from node.datasets import Datasets, read_plain
 from node.keys import account_address
 from node.outcome import submitted
-from node.unixfs import digest_of
+from node.unixfs import cid, digest_of
 from node.validator_set import ValidatorSet
 
 VALIDATOR_KEYS = tuple(bytes([number]) * 32 for number in (1, 2, 3, 4))
@@ -193,11 +193,27 @@ class TinyNode:
         part = self.blobs.leaf(digest, index)
         return schema.BlobPart(self.blobs.size(digest), part[:-1] + b"!" if self.lying else part)
 
-    async def add_dataset(self, path: str, name: str, card: Card, replace: bool) -> schema.DatasetInfo:
+    async def add_dataset(self, path: str, name: str, card: Card | None, replace: bool) -> schema.DatasetInfo:
         return await self.named.add(path, name, card, replace)
 
     async def add_weights(self, path: str) -> schema.WeightsInfo:
         return await job_manifest.add_weights(path, self.blobs)
+
+    async def add_batches(self, path: str) -> schema.BlobInfo:
+        content = read_plain(path, 1 << 20)
+        digest = self.blobs.put(content)
+        return schema.BlobInfo("0x" + digest.hex(), cid(digest, len(content)), len(content))
+
+    async def round_batches(self, job: int, round: int, attempt: int) -> schema.RoundBatches:
+        """The seed of every round is zero."""
+        await self.job(job)
+        spec, listed, train = self.specs[job - 1], None, 1437
+        if spec.batches is not None:
+            size = self.blobs.size(bytes.fromhex(spec.batches[2:]))
+            listed, train = schema.BlobInfo(spec.batches, cid(bytes(32), size), size), None
+        return schema.RoundBatches(
+            job, round, attempt, "0x" + "00" * 32, train, spec.steps, spec.batch_size, listed
+        )
 
     async def model(self, job: int, round: int | None, wait_s: float) -> schema.ModelInfo:
         detail = await self.job(job)

@@ -44,6 +44,9 @@ async def test_a_blob_comes_in_base64_with_its_size(dispatcher: Dispatcher) -> N
         ("fl_model", {"id": 1, "round": 0}),
         ("fl_predict", {"id": 1}),
         ("fl_dataset", {}),
+        ("fl_addBatches", {}),
+        ("fl_roundBatches", {"id": 1, "round": 0}),
+        ("fl_roundBatches", {"id": 1, "round": 1, "attempt": 256}),
         ("fl_addDataset", {"path": "/x", "name": "x", "card": {"label": "y"}}),
         ("fl_addDataset", {"path": "/x", "name": "x", "card": {"label": "y", "classes": [], "more": 1}}),
     ],
@@ -58,5 +61,6 @@ async def test_reading_is_for_everyone_and_changing_or_computing_for_the_owner(d
     assert [each["name"] for each in await ask(dispatcher, "fl_datasets")] == ["digits"]
     assert (await ask(dispatcher, "fl_dataset", dataset="digits"))["features"] == 64
     assert await ask(dispatcher, "fl_dataset", dataset="nope") == NOT_FOUND
-    for method in ("fl_addDataset", "fl_addWeights", "fl_model", "fl_predict"):
+    owners = ("fl_addDataset", "fl_addWeights", "fl_addBatches", "fl_roundBatches", "fl_model", "fl_predict")
+    for method in owners:
         assert await ask(dispatcher, method) == NOT_PERMITTED

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from chain.genesis import parse_network
 from cli.compose_network import PORT, create_compose_network, main
-from cli.demo import JOB, TERMS
+from cli.demo_job import JOB, TERMS
 from cli.demo_network import MEMBERS
 from cli.errors import UserError
 from cli.jobfile import load_job

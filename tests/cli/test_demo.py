@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from chain.genesis import parse_network
-from cli.demo import JOB, TERMS
+from cli.demo_job import JOB, TERMS
 from cli.demo_network import MEMBERS, Running
 from cli.demo_report import report_of, report_screen, seconds_of
 from cli.demo_view import Lines, Screen
@@ -167,9 +167,10 @@ def test_the_report_is_the_object_that_was_promised(nodes: list[Node]) -> None:
     found = json.loads(msgspec.json.encode(report))
     assert list(found) == [
         "accuracy", "rounds", "seconds_to_first_round", "seconds_per_round", "model_digest", "finalised_height",
-        "void_rounds", "workers",
+        "void_rounds", "workers", "accuracy_by_round",
     ]  # fmt: skip
     assert found["seconds_to_first_round"] == 5.5
+    assert found["accuracy_by_round"] == [[1, 0.9], [2, 0.96]]
     assert found["seconds_per_round"] == {"median": 1.0, "p95": 1.0}
     assert (found["accuracy"], found["rounds"], found["finalised_height"]) == (0.96, 2, 8)
     assert [worker["behaviour"] for worker in found["workers"]] == ["honest", "honest", "honest", "copier", "lazy"]
@@ -205,6 +206,16 @@ def test_every_round_is_told_once() -> None:
         view.show(ended_job(1, SPEC), {})
     lines = console.export_text().splitlines()
     assert [line.split(" s  ")[1].split(":")[0] for line in lines] == ["round 1", "round 2"]
+
+
+def test_the_rounds_of_the_next_job_are_told_too() -> None:
+    console = Console(width=160, record=True, file=io.StringIO())
+    view = Lines(console)
+    for job in (1, 2):
+        view.show(ended_job(job, SPEC), {})
+    assert [line.split(" s  ")[1].split(":")[0] for line in console.export_text().splitlines()] == [
+        "round 1", "round 2", "round 1", "round 2",
+    ]  # fmt: skip
 
 
 def test_the_live_screen_shows_accuracy_rounds_and_workers(nodes: list[Node]) -> None:

@@ -44,7 +44,7 @@ def test_a_round_opens_when_the_last_needed_worker_enrols() -> None:
         round=1,
         attempt=1,
         base=BASE,
-        batch_seed=keccak(SEED + (1).to_bytes(32, "big") + (1).to_bytes(32, "big")),
+        batch_seed=b.batch_seed(SEED, 1, 1),
         workers=WORKERS[:3],
         commit_deadline=world.evm.timestamp + TERMS.commit_window_s,
     )

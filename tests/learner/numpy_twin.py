@@ -417,15 +417,20 @@ def step(job: Job, state: dict[str, Array], gradients: Gradients) -> None:
         state[f"parameter/{name}"] = p - d * rate
 
 
-def train(job: Job, state: dict[str, Array], features: Array, labels: Array, batch_seed: bytes) -> dict[str, Array]:
-    """features float32 [train, F], labels int [train]; returns the next state."""
+def train(
+    job: Job, state: dict[str, Array], features: Array, labels: Array, batch_seed: bytes, listed: Array | None = None
+) -> dict[str, Array]:
+    """features float32 [train, F], labels int [train]; listed [steps, batch_size]; returns the next state."""
     state = dict(state)
     size = job.m["batch_size"]
     per = len(labels) // size
     for number in range(job.m["steps"]):
-        epoch, place = divmod(number, per)
-        order = permutation(batch_seed, f"batches/{epoch}", len(labels))
-        rows = order[place * size : (place + 1) * size]
+        if listed is None:
+            epoch, place = divmod(number, per)
+            order = permutation(batch_seed, f"batches/{epoch}", len(labels))
+            rows = order[place * size : (place + 1) * size]
+        else:
+            rows = listed[number]
         gradients: Gradients = {}
         z, back = chain(job, parameters(state), gradients, job.layers, shaped(job, features[rows]))
         back(loss_gradient(job, z, labels[rows]))
@@ -457,12 +462,23 @@ def canonical(state: dict[str, Array], bits: int) -> bytes:
     return out
 
 
+def listed_batches(job: Job, data: bytes, number: int, attempt: int) -> Array:
+    """Of round `number`, attempt `attempt`, both from 1: [steps, batch_size]."""
+    steps, size = job.m["steps"], job.m["batch_size"]
+    assert (len(data), hashlib.sha256(data).digest()) == (job.m["batches"]["size"], job.m["batches"]["digest"])
+    rounds = (len(data) - 20) // (4 * steps * size)
+    assert data[:20] == b"flbatch1" + struct.pack("<III", rounds, steps, size)
+    rows = np.frombuffer(data, "<u4", offset=20).reshape(rounds, steps, size)
+    row = rows[(number - 1) % rounds]
+    return np.stack([row[(s + attempt - 1) % steps] for s in range(steps)])
+
+
 def dataset(data: bytes) -> tuple[Array, Array, int]:
     """(features float32 [samples, F], labels [samples], number of training samples)."""
-    assert data[:8] == b"fldata01"
+    assert data[:8] in (b"fldata01", b"fldata02")
     element, scale, _, train, test, rank = struct.unpack_from("<BbHIIB", data, 8)
     shape = struct.unpack_from(f"<{rank}I", data, 21)
-    samples, at = train + test, 21 + 4 * rank
+    samples, at = train + test, 21 + 4 * rank + (4 if data[:8] == b"fldata02" else 0)
     labels = np.frombuffer(data, "<u2", samples, at).astype(np.int64)
     raw = np.frombuffer(data, {1: np.uint8, 2: "<f4"}[element], samples * math.prod(shape), at + 2 * samples)
     return raw.astype(F4).reshape(samples, -1) * F4(2.0**scale), labels, train

@@ -27,6 +27,7 @@ from learner.workbench import Workbench
 from tests.learner.examples import DIGITS, digits_manifest
 
 GOLDEN = "7d6064ae5e185e9f1352d9cc90e42d331b7ee7a35f942fbf7bbc18322b3b8931"  # of FLOWERS, half of it for testing
+GOLDEN_WITH_CARD = "9cfc78c53f60ddc9d602aac3b28823fea364bd904bca8519af06d82b20cf8561"  # the card in it
 FLOWERS = """sepal,petal,year,kind
 5.1,1.4,2000,rose
 4.9,-0.5,2000,iris
@@ -83,7 +84,10 @@ def test_a_table_becomes_a_dataset_as_the_rules_say(tmp_path: Path) -> None:
     assert card.scale == tuple(scale)
     assert card.scale[2] == 0
     assert np.array_equal(floats(dataset), ((raw - shift) * scale).astype(np.float32)[train + test])
-    assert hashlib.sha256(data).hexdigest() == GOLDEN
+    bare, same = convert.from_table(read_labelled(table(tmp_path, FLOWERS), None), 0.5, 0, enclosed=False)
+    assert hashlib.sha256(bare).hexdigest() == GOLDEN
+    assert (same, decode(bare).card) == (card, None)
+    assert (dataset.card, hashlib.sha256(data).hexdigest()) == (card, GOLDEN_WITH_CARD)
 
 
 def test_a_column_of_equal_numbers_is_nothing_even_if_float32_cannot_hold_them(tmp_path: Path) -> None:
@@ -276,8 +280,8 @@ def test_images_stay_bytes_with_one_scale(tmp_path: Path) -> None:
 def test_floats_of_one_dimension_are_scaled_as_a_table_is(tmp_path: Path) -> None:
     rows = [line.split(",") for line in FLOWERS.splitlines()[1:]]
     x, y = np.array([row[:3] for row in rows], dtype=float), np.array([row[3] for row in rows])
-    data, _ = convert.from_arrays(read_npz(arrays(tmp_path, features=x, target=y), None), 0.5, 0)
-    assert data == converted(table(tmp_path, FLOWERS))[2]
+    data, _ = convert.from_arrays(read_npz(arrays(tmp_path, features=x, target=y), None), 0.5, 0, enclosed=False)
+    assert hashlib.sha256(data).hexdigest() == GOLDEN
 
 
 def test_float_images_share_one_scale_and_nothing_is_subtracted(tmp_path: Path) -> None:

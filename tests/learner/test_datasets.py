@@ -6,12 +6,14 @@ import math
 import struct
 from collections import Counter
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner import data
+from learner.card import Card
 from learner.data import Dataset, decode
 from learner.errors import InvalidDataset
 from learner.presets import mlp
@@ -78,10 +80,43 @@ def test_a_dataset_survives_its_bytes(
     assert load_samples(dataset, CPU).features.shape == (train + test, math.prod(shape))
 
 
-@given(st.data())
+CARD = Card(label="kind", classes=("a", "b", "c"), columns=("n", "e", "s", "w"), scale=(0.5,))
+
+
+def test_a_dataset_with_a_card_has_the_same_samples_for_both_implementations() -> None:
+    bare, carded = small_dataset(), small_dataset(raw_card=CARD.encode())
+    assert (decode(bare.encode()).card, decode(carded.encode()).card) == (None, CARD)
+    samples = load_samples(decode(carded.encode()), CPU)
+    features, labels, train = twin.dataset(carded.encode())
+    assert np.array_equal(samples.features.numpy(), features)
+    assert np.array_equal(features, twin.dataset(bare.encode())[0])
+    assert (labels.tolist(), train) == ([0, 1, 2, 0, 1, 2], 4)
+
+
+@pytest.mark.parametrize(
+    ("raw_card", "words"),
+    [
+        (b"\xc1", "cannot be read"),
+        (CARD.encode() + b"\0", "cannot be read"),
+        (msgspec.msgpack.encode({"label": "kind", "classes": ["a", "b", "c"]}), "not in canonical form"),
+        (msgspec.structs.replace(CARD, classes=("a", "b")).encode(), "does not fit"),
+        (msgspec.structs.replace(CARD, columns=("a",)).encode(), "does not fit"),
+        (msgspec.structs.replace(CARD, shift=(0.0, 0.0, 0.0, math.nan)).encode(), "not finite"),
+        (msgspec.structs.replace(CARD, classes=("a", "b", "\x1b[2J")).encode(), "none of control"),
+        (msgspec.structs.replace(CARD, label="x" * 201).encode(), "at most 200 characters"),
+    ],
+)
+def test_a_strangers_card_is_read_only_if_it_is_one_and_the_samples_need_it_not(raw_card: bytes, words: str) -> None:
+    dataset = decode(small_dataset(raw_card=raw_card).encode())
+    assert load_samples(dataset, CPU).features.shape == (6, 4)
+    with pytest.raises(InvalidDataset, match=words):
+        dataset.card  # noqa: B018 (reading it is what fails)
+
+
+@given(st.data(), st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_a_damaged_dataset_is_seen_or_refused(draw: st.DataObject) -> None:
-    raw = small_dataset().encode()
+def test_a_damaged_dataset_is_seen_or_refused(draw: st.DataObject, carded: bool) -> None:
+    raw = small_dataset(raw_card=CARD.encode() if carded else b"").encode()
     damaged = bytearray(raw)
     damaged[draw.draw(st.integers(0, len(raw) - 1))] ^= draw.draw(st.integers(1, 255))
     for wrong in (bytes(damaged), raw[: draw.draw(st.integers(0, len(raw) - 1))], draw.draw(st.binary(max_size=80))):
@@ -119,6 +154,8 @@ def test_each_way_for_bytes_to_be_wrong_has_its_words(monkeypatch: pytest.Monkey
         "element 3": raw[:8] + b"\3" + raw[9:],
         "rank 5": raw[:20] + b"\5" + raw[21:],
         "the header says": raw + b"\0",
+        "a card of 0 bytes": b"fldata02" + raw[8:29] + bytes(4) + raw[29:],
+        "a card of 8388609 bytes": b"fldata02" + raw[8:29] + (8388609).to_bytes(4, "little") + raw[29:],
     }
     for words, wrong in cases.items():
         with pytest.raises(InvalidDataset, match=words):

@@ -14,13 +14,22 @@ from hypothesis import strategies as st
 
 from learner import architecture, presets
 from learner import manifest as module
+from learner.batch_list import BATCH_LIST_BYTES_MAX
 from learner.errors import InvalidManifest
-from learner.manifest import Adam, Goal, Manifest, Weights, decode, validated
+from learner.manifest import Adam, Batches, Goal, Manifest, Weights, decode, validated
 from tests.learner.examples import digits_manifest
 
 
 def plain(model: architecture.Model) -> Any:
     return msgspec.msgpack.decode(msgspec.msgpack.encode(model))
+
+
+def listing(manifest: Manifest, rounds: int) -> Manifest:
+    """The manifest with batches for so many rounds, if that is not too much."""
+    size = 20 + 4 * rounds * manifest.steps * manifest.batch_size
+    if not rounds or size > BATCH_LIST_BYTES_MAX:
+        return manifest
+    return msgspec.structs.replace(manifest, batches=Batches(bytes(32), size))
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +54,7 @@ MANIFESTS = st.builds(
     bits=st.integers(module.BITS_MIN, module.BITS_MAX),
     init_seed=DIGESTS,
     goal=st.none() | st.builds(Goal, st.floats(0, 1, exclude_min=True)),
-)
+).flatmap(lambda each: st.integers(0, 9).map(lambda rounds: listing(each, rounds)))
 
 
 @given(MANIFESTS)
@@ -102,6 +111,10 @@ def test_garbage_is_no_manifest(garbage: bytes) -> None:
         ({"adam": {"beta2": 0.9, "epsilon": 1e-60}}, "adam.epsilon"),
         ({"adam": {"beta2": 0.9, "epsilon": 1e-8}, "momentum": 1.0 - 1e-12}, "momentum"),
         ({"weights": {"digest": bytes(32), "size": 0}}, "weights.size"),
+        ({"batches": None}, "batches"),
+        ({"batches": {"digest": bytes(32), "size": 20 + 4 * 30 * 32 + 1}}, "batches.size"),
+        ({"batches": {"digest": bytes(32), "size": 20}}, "batches.size"),
+        ({"batches": {"digest": bytes(32), "size": BATCH_LIST_BYTES_MAX + 1}}, "batches.size"),
         ({"steps": 100_000, "batch_size": 65_536, "model": plain(presets.mlp((64, 1000, 1000)))}, "steps"),
         ({"batch_size": 65_536, "model": plain(presets.cnn((1, 99, 99), 10))}, "model.layers[0]"),
         ({"batch_size": 4096, "model": plain(presets.transformer((900, 9), 10, 32, 32, 1))}, "batch_size"),
@@ -207,6 +220,14 @@ def test_validated_turns_whole_numbers_into_the_canonical_floats() -> None:
     manifest = validated(msgspec.structs.replace(digits_manifest(), learning_rate=1, momentum=0))
     assert decode(manifest.encode()) == manifest
     assert isinstance(manifest.learning_rate, float)
+
+
+def test_a_manifest_without_listed_batches_has_the_digest_that_it_had_before_there_were_any() -> None:
+    assert digits_manifest().digest().hex() == "9a0280bc436eac0e2a8955d6dcb4ba485882562ba956e20e331db7c36081d951"
+    assert digits_manifest().rounds_listed is None
+    listed = digits_manifest(batches=Batches(bytes(32), 20 + 7 * 4 * 30 * 32))
+    assert listed.rounds_listed == 7
+    assert listed.digest() != digits_manifest().digest()
 
 
 def test_the_goal_is_reached_at_exactly_its_ratio() -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from cli.blob import fetch
 from cli.local_network import Member, Node
+from learner import data, manifest
+from learner.machine import CPU
+from learner.train import initial_bytes, load_samples, train_round
+from node import unixfs
 from node.api import schema
 from tests.network.kit import LIMIT_S, Net, network
 
@@ -77,10 +84,55 @@ def test_readmes_commands_train_on_a_csv_file_and_numpy_alone_finds_the_same_sco
         assert right > 0.7 * len(truth)
         # Any node that is not the server has the model for the asking, from its peers, and the older ones too.
         config = net.nodes["worker"].config.directory
+        # It has the dataset by its CID, and with it the card: names of columns and classes, and how to scale.
+        ours, theirs = (json.loads(person.run(f"flnode data show {added(net)} --config {each} --json"))
+                        for each in ("one", config))
+        assert theirs == {**ours, "name": None}
+        assert theirs["card"]["columns"] == ["sepal", "petal", "year"]
+        assert json.loads(person.run(f"flnode job predict 1 --data docs/flowers.csv --config {config} --json")) == rows
         person.run(f"flnode job model 1 --out same.safetensors --config {config}")
         person.run(f"flnode job model 1 --round 2 --out second.npz --config {config}")
         same = person.run("python docs/score.py same.safetensors flowers.npz").splitlines()
         assert same == score.splitlines()[:2]  # and no third line: only a learning server keeps scores
+        goes_on_with_its_own_batches(net, person)
+
+
+def goes_on_with_its_own_batches(net: Net, person: Person) -> None:
+    """A second job continues the first one's model over samples that its owner lists; the worker has both by CID."""
+    model = net.job("one", 1).base
+    person.run("flnode job new csv --dataset flowers --slots 1 --rounds 2 --out more.toml --config one")
+    text = (person.folder / "more.toml").read_text()
+    job = tomllib.loads(text)["job"]
+    steps, size = job["steps"], job["batch_size"]
+    lines = [",".join(str((7 * at + 3 * step) % 99) for at in range(size)) for step in range(2 * steps)]
+    (person.folder / "own.csv").write_text("\n".join(lines) + "\n")
+    (person.folder / "more.toml").write_text(
+        text.replace("[job]\n", f'[job]\nweights = "{model}"\nbatches = "own.csv"\n')
+    )
+    person.run("flnode job submit more.toml --config one")
+    person.run("flnode job watch 2 --config one")
+    detail = net.job("one", 2)
+    worker = net.nodes["worker"]
+    assert (detail.end_reason, detail.rounds_settled, detail.workers[0].rounds_in_majority) == ("finished", 2, 2)
+    assert int(detail.workers[0].earned_wei) == 2 * int(detail.terms.reward_wei)
+    shown = person.run(f"flnode job indices 2 2 --config {worker.config.directory}")
+    assert shown.splitlines() == lines[steps:]
+    assert detail.rounds[0].update_digest == trained_here(net, detail, model, ",".join(lines[:steps]))
+
+
+def trained_here(net: Net, detail: schema.JobDetail, base: str, samples_in_order: str) -> str:
+    """The digest of a round from this model over these samples, computed by the test."""
+    client = net.running["worker"].client
+    described = manifest.decode(fetch(client, detail.manifest, manifest.MANIFEST_BYTES_MAX))
+    samples = load_samples(data.decode(fetch(client, detail.dataset or "", 1 << 20)), CPU)
+    row = array.array("I", map(int, samples_in_order.split(","))).tobytes()
+    state = initial_bytes(described, fetch(client, base, described.update_size()))
+    return "0x" + unixfs.digest_of(train_round(described, state, samples, bytes(32), row=row)).hex()
+
+
+def added(net: Net) -> str:
+    """The CID of the dataset that the person added."""
+    return net.call("one", "fl_datasets", list[schema.DatasetInfo])[-1].cid
 
 
 def weaken(node: Node) -> None:

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,57 @@ async def test_blobs_for_peers_wait_for_each_other_and_one_that_is_wanted_here_t
         nursery.cancel_scope.cancel()
     await trio.testing.wait_all_tasks_blocked()
     assert exchange._pursuit.room.used == 0
+
+
+@pytest.mark.parametrize("own_first", [True, False])
+async def test_a_blob_that_is_wanted_here_and_by_a_peer_is_loaded_once(
+    autojump_clock: Clock, run: Run, own_first: bool
+) -> None:
+    peers, data, reply = Peers(), pattern(3 * MIB), Replies()
+
+    async def slow(wanted: Any) -> list[bytes]:
+        await trio.sleep(isinstance(wanted, Leaves))
+        return await has(data)(wanted)
+
+    peers.connect("a", slow)
+    exchange = await run(peers)
+
+    async def for_us() -> None:
+        assert await exchange.fetch(digest_of(data), math.inf, size=len(data)) == data
+
+    async def for_a_peer() -> None:
+        want = msgspec.msgpack.encode(Want(digest_of(data), 1, len(data)))
+        await exchange._answer("asker", want, reply)  # type: ignore[arg-type]
+
+    async with trio.open_nursery() as nursery:
+        for each in (for_us, for_a_peer) if own_first else (for_a_peer, for_us):
+            nursery.start_soon(each)
+            await trio.sleep(0.1)
+    assert msgspec.msgpack.decode(reply.sent[0]) == [len(data)]
+    loaded = Counter(
+        index for _, _, each in peers.asked if isinstance(each, Leaves)
+        for index in range(each.first, each.first + each.count)
+    )  # fmt: skip
+    assert loaded == Counter(range(12))
+
+
+async def test_who_waits_for_a_peers_loading_goes_on_alone_when_that_peer_gives_up(
+    autojump_clock: Clock, run: Run
+) -> None:
+    peers, data = Peers(), pattern(3 * MIB)
+    peers.connect("bad", has(data, stalls=True))
+    exchange = await run(peers)
+    async with trio.open_nursery() as nursery, trio.open_nursery() as relay:
+        want = msgspec.msgpack.encode(Want(digest_of(data), 1, len(data)))
+        relay.start_soon(exchange._answer, "asker", want, None)
+        await trio.sleep(0.1)
+        nursery.start_soon(partial(exchange.fetch, digest_of(data), math.inf, size=len(data), deadline_s=60))
+        await trio.sleep(1)
+        assert sum(isinstance(each, Leaves) for _, _, each in peers.asked) == 1  # the peer's
+        peers.disconnect("bad")
+        peers.connect("good", has(data))
+        relay.cancel_scope.cancel()
+    assert exchange.store.has(digest_of(data))
 
 
 async def test_a_fetch_that_waits_for_its_turn_sees_what_is_put_here(autojump_clock: Clock, run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from chain.store import Store
 from learner import convert
 from learner.card import Card
-from learner.data import DIGITS_DIGEST
+from learner.data import DIGITS_DIGEST, decode
 from learner.table import read_labelled
 from node import unixfs
 from node.api.backend import BackendError, NotFound
@@ -40,15 +41,16 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         self.store = Store(folder / "chain", 1 << 26)
         self.blobs = BlobStore(folder / "blobs", 1 << 20)
         self.peers = Peers(self.blobs)
         self.datasets = Datasets(self.store, self.blobs, self.peers)  # type: ignore[arg-type]
 
-    def file(self, rows: int = 8) -> tuple[str, Card, bytes]:
+    def file(self, rows: int = 8, enclosed: bool = True) -> tuple[str, Card, bytes]:
         table = self.folder / "t.csv"
         table.write_text("".join(f"{i},{'ab'[i % 2]}\n" for i in range(rows)))
-        data, card = convert.from_table(read_labelled(table, None), 0.5, 0)
+        data, card = convert.from_table(read_labelled(table, None), 0.5, 0, enclosed)
         path = self.folder / "t.fldata"
         path.write_bytes(data)
         return str(path), card, data
@@ -95,13 +97,36 @@ async def test_the_built_in_digits_are_a_blob_once_a_job_needs_them(desk: Desk) 
 
 
 async def test_a_job_may_use_a_dataset_that_a_peer_holds_and_no_other(desk: Desk) -> None:
-    _, _, data = desk.file()
+    _, card, data = desk.file()
     name = unixfs.cid(unixfs.digest_of(data), len(data))
     with pytest.raises(NotFound, match=f"dataset {name} is neither here nor at a connected peer"):
         await desk.datasets.find(name)
     desk.peers.held.append(data)
     assert (await desk.datasets.find(name))[1] == len(data)
-    assert (await desk.datasets.info(name)).card is None
+    found = await desk.datasets.info(name)
+    assert (found.name, found.card) == (None, card)  # it came with the samples
+
+
+async def test_a_private_card_stays_at_the_node_that_was_given_it(desk: Desk) -> None:
+    path, card, data = desk.file(enclosed=False)
+    added = await desk.datasets.add(path, "mine", card, replace=False)
+    assert (added.card, (await desk.datasets.info(added.cid)).card) == (card, card)
+    other = Desk(desk.folder / "other")
+    other.peers.held.append(data)
+    await other.datasets.find(added.cid)
+    assert (await other.datasets.info(added.cid)).card is None
+    other.store.close()
+
+
+async def test_a_dataset_keeps_its_own_card_and_takes_no_other(desk: Desk) -> None:
+    path, card, data = desk.file()
+    assert (await desk.datasets.add(path, "mine", None, replace=False)).card == card
+    other = msgspec.structs.replace(card, label="another")
+    with pytest.raises(BackendError, match="holds another card"):
+        await desk.datasets.add(path, "mine", other, replace=False)
+    digest = desk.blobs.put(dataclasses.replace(decode(data), raw_card=b"no card").encode())
+    with pytest.raises(BackendError, match=f"0x{digest.hex()}: the dataset's card cannot be read"):
+        await desk.datasets.info("0x" + digest.hex())
 
 
 @pytest.mark.parametrize("name", ["digits", "", "Mine", "a b", "0xab", "a" * 41, "../x", "-x", "ä"])
@@ -125,7 +150,7 @@ async def test_a_name_means_another_dataset_only_when_told_so(desk: Desk) -> Non
     "change", [{"classes": ("a",)}, {"columns": ("x", "y")}, {"shift": (0.0, 0.0)}, {"scale": (1.0, 1.0)}]
 )
 async def test_a_card_of_another_dataset_is_refused(desk: Desk, change: dict[str, Any]) -> None:
-    path, card, _ = desk.file()
+    path, card, _ = desk.file(enclosed=False)
     with pytest.raises(BackendError, match="the card does not fit"):
         await desk.datasets.add(path, "mine", msgspec.structs.replace(card, **change), replace=False)
 
