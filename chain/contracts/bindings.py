@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from chain.contracts import FAUCET, FINDER, REPLICATED, REPLICATED_KIND, VALIDATORS
 from chain.contracts.calls import (
+    ASK_SPONSOR_GAS,
+    GRANT_GAS,
+    OPENING_GAS,
+    SPONSOR_GAS,
     Call,
     approve,
     ask_sponsor,
@@ -123,6 +127,7 @@ from chain.contracts.views import (
 )
 
 __all__ = [
+    "ASK_SPONSOR_GAS",
     "AUDIT",
     "CANCELLED",
     "CLOSED",
@@ -136,6 +141,8 @@ __all__ = [
     "FAUCET",
     "FINDER",
     "FINISHED",
+    "GRANT_GAS",
+    "OPENING_GAS",
     "PHASES",
     "PROPOSALS_PAGE_MAX",
     "REPLICATED",
@@ -145,6 +152,7 @@ __all__ = [
     "RUNNING",
     "SEAT_SETTLED",
     "SETTLED",
+    "SPONSOR_GAS",
     "STOPPED",
     "VALIDATORS",
     "VOID",

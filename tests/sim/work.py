@@ -185,7 +185,7 @@ class Worksite:
                 self._later(0.3, self._look_again)
             return
         for role in self._roles:
-            self._feed(role, c.ChainAdvanced(self.feed.jobs, self.world.wall_clock(self.name)))
+            self._feed(role, c.ChainAdvanced(self.feed.jobs, self.world.wall_clock(self.name), self._balance()))
 
     def _look_again(self) -> None:
         self._behind = False
