@@ -43,7 +43,7 @@ def wanted(
     effects: list[Submit] = []
     for job in jobs.by_id.values():
         if job.ended is not None:
-            effects += _fetched_back(own, job)
+            effects += fetched_back(own, job)
         elif job.owner == own and not job.cancelled and now < job.posted.terms.deadline:
             for effect in _offers(terms, own, job):
                 balance -= effect.call.value + b.SPONSOR_GAS * terms.fee
@@ -62,7 +62,8 @@ def _offers(terms: Sponsoring, own: bytes, job: JobView) -> Iterator[Submit]:
             yield Submit(f"sponsor {job.job} {worker.hex()}", b.sponsor(job.job, worker, amount))
 
 
-def _fetched_back(own: bytes, job: JobView) -> Iterator[Submit]:
+def fetched_back(own: bytes, job: JobView) -> Iterator[Submit]:
+    """What still is to be fetched back from a job that has ended."""
     for worker, each in job.sponsorships.items():
         if each.sponsor != own:
             continue
