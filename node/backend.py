@@ -353,7 +353,8 @@ class NodeBackend:
         elif missing := self._missing():
             what = self._missing_in_words(missing)
         else:
-            what = coins.lacking(self.config, self.chain, self.feed.jobs, self.account_queue, self.faucet.state)
+            said, declined = self.faucet.state, self.performer.declined
+            what = coins.lacking(self.config, self.chain, self.feed.jobs, self.account_queue, said, declined)
         if what is None:
             self._waiting = None
         elif self._waiting is None or self._waiting[0].split(":")[0] != what.split(":")[0]:
