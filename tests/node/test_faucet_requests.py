@@ -1,4 +1,4 @@
-"""A newcomer and a validator on a real connection: what is asked, what is answered, and what the validator sends for it."""
+"""A newcomer and a validator on a real connection: what is asked, what is answered, and what is sent for it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,11 @@ ON = Joining(sponsors=True, faucet=True, faucet_wei=10**18)
 class Side:
     """One node: a chain at genesis, a connection, and whatever it would send to the network."""
 
-    def __init__(self, node: Node, chain: Chain, secret: bytes, validates: bool) -> None:
+    def __init__(self, node: Node, chain: Chain, secret: bytes) -> None:
         self.node, self.chain, self.sent = node, chain, list[bytes]()
         self.address = address_of_secret(secret)
         self.link = link.Link(chain, self.address)
         self.link.attach(node.network, {})
-        self._queue: bytes | None = None
         self.account = Account(
             secret, self.address, chain.network.chain_id, chain.network.base_fee_wei,
             load=lambda: None, store=lambda queue: None, check=lambda raw: None, send=self.sent.extend,
@@ -64,7 +63,7 @@ async def two(root: Path, validator: bytes, **network: Any) -> AsyncIterator[tup
         await asked.stop()
         asked = await start(nursery, key(2), hello)
         asking = await start(nursery, key(1), link.hello(chains[1], "", None), bootstrap=asked.network.addresses)
-        sides = Side(asking, chains[1], NEWCOMER, False), Side(asked, chains[0], validator, True)
+        sides = Side(asking, chains[1], NEWCOMER), Side(asked, chains[0], validator)
         for one, other in (sides, sides[::-1]):
             event = await one.node.until(PeerConnected, peer=other.node.peer)
             one.link.admit(event.peer, event.hello)
@@ -104,6 +103,7 @@ async def test_a_validator_that_is_asked_calls_the_faucet_once_and_the_account_g
         (VALIDATORS[0], {"joining": Joining()}, "this network has no faucet"),
         (VALIDATORS[0], {"balances": {address_of_secret(NEWCOMER): 10**12}}, "the account has coins"),
     ],
+    ids=["no validator", "poor", "off", "rich newcomer"],
 )
 async def test_a_validator_says_why_it_does_not_call_the_faucet(
     tmp_path: Path, validator: bytes, network: dict[str, object], reason: str
@@ -132,6 +132,10 @@ async def test_a_request_that_proves_nothing_counts_against_its_sender(tmp_path:
         assert [info.refused for info in validator.node.network.peers()] == [1]
 
 
+def nothing(*_: object) -> None:
+    """An account that sends nothing."""
+
+
 @pytest.mark.parametrize(
     ("joining", "jobs", "balance", "said"),
     [
@@ -148,9 +152,7 @@ def test_status_says_which_coins_are_lacking(
     address = address_of_secret(NEWCOMER)
     network = make_network(balances={address: balance}, joining=joining)
     chain = Chain(Store(tmp_path / "chain", map_size=1 << 24), network, genesis_system())
-    account = Account(
-        NEWCOMER, address, 1, 7, lambda: None, lambda _: None, lambda _: None, lambda _: None, lambda _: None
-    )
+    account = Account(NEWCOMER, address, 1, 7, nothing, nothing, nothing, nothing, nothing)
     # a deposit that is more than what is left after the fees
     config = Config(tmp_path, NodeConfig(("worker",)), worker=WorkerConfig(deposit_stakes=10**7 // TERMS.stake))
     told = coins.lacking(config, chain, jobs, account, NewcomerState(1, said="no"), ())
