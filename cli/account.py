@@ -44,11 +44,15 @@ def show(client: Client, as_json: bool) -> None:
     stdout().print(table(("", ""), rows))
     if found.deposits:
         deposits = [
-            (each.job, "yes" if each.enrolled else "no", format_wei(each.free_wei), format_wei(each.locked_wei))
+            (
+                each.job,
+                "yes" if each.enrolled else "no",
+                *map(format_wei, (each.free_wei, each.locked_wei, each.debt_wei)),
+            )
             for each in found.deposits
         ]
         stdout().print()
-        stdout().print(table((">JOB", "ENROLLED", ">FREE DEPOSIT", ">LOCKED STAKES"), deposits))
+        stdout().print(table((">JOB", "ENROLLED", ">FREE DEPOSIT", ">LOCKED STAKES", ">OWED TO SPONSOR"), deposits))
 
 
 @account.command()

@@ -74,6 +74,25 @@ def entries_of(event: schema.JobEvent, job: schema.JobSummary, address: str) -> 
                 wei = int(detail["earned"]) - int(detail["forfeited"])
                 what = "paid for the round" if wei > 0 else "stake forfeited" if wei < 0 else "stake returned"
                 yield msgspec.structs.replace(entry, what=what, wei=str(wei))
+            case "SponsorWanted":
+                yield msgspec.structs.replace(entry, what="asked for a sponsor of the deposit")
+            case "Sponsored":
+                yield msgspec.structs.replace(entry, what=f"a sponsor offers {format_wei(detail['amount'])}")
+            case "Unsponsored":
+                yield msgspec.structs.replace(entry, what="the sponsor took its offer back")
+            case "DebtRepaid":
+                yield msgspec.structs.replace(entry, what=f"repaid {format_wei(detail['amount'])} to the sponsor")
+    if detail.get("sponsor") == address:
+        match event.name:
+            case "Sponsored":
+                what = f"offered {format_wei(detail['amount'])} as deposit of {event.worker}"
+                yield msgspec.structs.replace(entry, what=what)
+            case "Unsponsored":
+                what = f"took {format_wei(detail['amount'])} back, offered to {event.worker}"
+                yield msgspec.structs.replace(entry, what=what)
+            case "DebtRepaid":
+                what = f"{event.worker} repaid {format_wei(detail['amount'])}"
+                yield msgspec.structs.replace(entry, what=what)
     if job.owner == address:
         match event.name:
             case "JobPosted":

@@ -147,6 +147,11 @@ class Account:
         self._waiters: dict[str, _Waiter] = {}
 
     @property
+    def fee(self) -> int:
+        """Wei for a unit of gas that a call of this account has to be covered with; most of it is not spent."""
+        return 2 * self._base_fee + 1
+
+    @property
     def pending(self) -> int:
         return len(self._queue.entries)
 
@@ -174,7 +179,7 @@ class Account:
 
     def _append(self, tag: str, call: Call, claim: bytes | None) -> Entry:
         """Sign, check, store, send: in this order, so that nothing inadmissible is ever in the queue."""
-        queue = push(self._queue, tag, call, 2 * self._base_fee + 1, self._sign, claim)
+        queue = push(self._queue, tag, call, self.fee, self._sign, claim)
         entry = queue.entries[-1]
         try:
             self._check(entry.raw)

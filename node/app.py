@@ -19,6 +19,7 @@ import structlog
 import trio
 
 from chain.chain import Chain, FinalisedBlock
+from chain.contracts import bindings as b
 from chain.genesis import Network as NetworkFile
 from chain.genesis import load_network
 from chain.mempool import Mempool
@@ -33,6 +34,7 @@ from node.blobs import BlobExchange, BlobStore
 from node.config import Config, load_config, require_development
 from node.datasets import Datasets
 from node.driver import drive
+from node.faucet import Faucet
 from node.faults import FAULTS, explain
 from node.feed import Feed
 from node.importer import parse_checkpoint
@@ -45,8 +47,9 @@ from node.logs import configure_logging, say
 from node.p2p.host import Network, run_network
 from node.p2p.types import GossipReceived, MessageReceived, PeerConnected, PeerLost
 from node.performer import Performer
-from node.roles import attestor, learning_server, misbehaviour, worker
+from node.roles import attestor, learning_server, misbehaviour, newcomer, worker
 from node.roles.common import ChainAdvanced
+from node.roles.sponsors import Sponsoring
 from node.screen import Screen
 from node.version import VERSION
 from node.wire import InvalidMessage
@@ -123,6 +126,8 @@ class Node:
         self._behind = False  # the roles were not shown the newest state, since more of it was on its way
         self._roles: list[trio.MemorySendChannel[Any]] = []
         self._attestor: trio.MemorySendChannel[Any] | None = None
+        self._newcomer: trio.MemorySendChannel[Any] | None = None
+        self._faucet: Faucet | None = None
         self._link = links.Link(chain, address)
         self._workshop = ThreadWorkshop(self._poke)
         self._feed = Feed(chain)
@@ -158,6 +163,8 @@ class Node:
         self._feed.replay()
         self._account.on_finalised(self._chain.nonce(self._address))
         self._start_roles(nursery, performer)
+        faucet = Faucet(self._chain, self._link, network, self._account, self._key, self._account.fee, time.time)
+        self._start_faucet(nursery, faucet)
         checks = {TOPIC_TRANSACTIONS: self._screen.transactions, TOPIC_REFUSALS: self._screen.refusals}
         self._link.attach(network, checks)
         self._ledger.start(trio.current_time())
@@ -169,7 +176,7 @@ class Node:
         backend: Backend = NodeBackend(
             config, self._chain, self._ledger, self._link, self._feed, network, self._account, self._journal, blobs,
             performer, Datasets(self._store, blobs, exchange), self._scores, nursery.cancel_scope.cancel, time.time,
-            time.time(),
+            time.time(), faucet,
         )  # fmt: skip
         await nursery.start(serve_api, config, backend)
         nursery.start_soon(_watch, backend)
@@ -178,25 +185,45 @@ class Node:
 
     # ---- roles ------------------------------------------------------------------------------------------------------
     def _start_roles(self, nursery: trio.Nursery, performer: Performer) -> None:
-        config = self._config
+        config, joining = self._config, self._chain.network.joining
         if config.has_role("worker"):
             steps = {"none": worker.step, "lazy": misbehaviour.step_lazy, "copier": misbehaviour.step_copier}
             state = worker.WorkerState(
                 self._address,
-                config.worker.enrol,
-                config.worker.deposit_stakes,
-                config.worker.deposit_gwei_max * 10**9,
-                config.worker.locked_s_max,
+                enrol=config.worker.enrol,
+                deposit_stakes=config.worker.deposit_stakes,
+                deposit_max=config.worker.deposit_gwei_max * 10**9,
+                locked_s_max=config.worker.locked_s_max,
+                sponsors=joining.sponsors,
+                fee=self._account.fee,
             )
             step = steps[config.misbehaviour.behaviour]
             self._start_role(nursery, "worker", step, state, performer.perform_worker)
         if config.has_role("learning_server"):
-            server = learning_server.ServerState(self._address, scores=dict(self._scores))
+            newcomers_max = config.learning_server.sponsor_max if joining.sponsors else 0
+            sponsoring = Sponsoring(newcomers_max, config.learning_server.sponsor_stakes, self._account.fee)
+            server = learning_server.ServerState(self._address, sponsoring, scores=dict(self._scores))
             self._start_role(nursery, "learning_server", learning_server.step, server, performer.perform_server)
         if config.has_role("validator"):
             self._attestor = self._start_role(
                 nursery, "attestor", attestor.step, attestor.AttestorState(), performer.perform_attestor
             )
+
+    def _start_faucet(self, nursery: trio.Nursery, faucet: Faucet) -> None:
+        """Grant coins as a validator; as a worker without any, ask for them."""
+        config, network = self._config, self._chain.network
+        if network.joining.faucet and config.has_role("validator"):
+            nursery.start_soon(faucet.serve)
+        if network.joining.faucet and config.has_role("worker") and config.worker.ask_faucet:
+            self._faucet = faucet
+            state = newcomer.NewcomerState(enough=b.OPENING_GAS * self._account.fee)
+            send, receive = trio.open_memory_channel[Any](ROLE_EVENTS_MAX)
+            self._newcomer = send
+            nursery.start_soon(drive, "newcomer", faucet.step, state, receive, send, faucet.perform)
+
+    def _look_for_coins(self) -> None:
+        if self._newcomer is not None and self._faucet is not None:
+            _offer(self._newcomer, self._faucet.look())
 
     def _start_role(self, nursery: trio.Nursery, name: str, step: Any, state: Any, perform: Any) -> Any:
         send, receive = trio.open_memory_channel[Any](ROLE_EVENTS_MAX)
@@ -209,9 +236,10 @@ class Node:
         self._behind = self._ledger.catching_up
         if self._behind:
             return
-        event = ChainAdvanced(self._feed.jobs, time.time())
+        event = ChainAdvanced(self._feed.jobs, time.time(), self._chain.balance(self._address))
         for role in self._roles:
             _offer(role, event)
+        self._look_for_coins()
 
     async def _run_learner(self, *, task_status: TaskStatus[Learner] = trio.TASK_STATUS_IGNORED) -> None:
         config = LearnerConfig(self._config.learner_path, **msgspec.structs.asdict(self._config.learner))
@@ -234,7 +262,10 @@ class Node:
             match event:
                 case PeerConnected(peer=peer, hello=greeting):
                     try:
-                        self._ledger.peer_connected(peer, self._link.admit(peer, greeting), now)
+                        index = self._link.admit(peer, greeting)
+                        self._ledger.peer_connected(peer, index, now)
+                        if index is not None:
+                            self._look_for_coins()
                     except InvalidMessage as error:
                         network.turn_away(peer, str(error))
                 case PeerLost(peer=peer):

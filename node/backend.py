@@ -17,13 +17,14 @@ from learner import manifest as manifests
 from learner.card import Card
 from learner.errors import InvalidManifest
 from learner.manifest import Manifest
-from node import job_manifest, job_screen, peer_screen
+from node import coins, job_manifest, job_screen, peer_screen
 from node.account import Account, QueueFull, Receipt, TransactionFailed
 from node.api import schema
 from node.api.backend import BackendError, NotFound
 from node.blobs import BlobError, BlobStore, BlobStoreFull
 from node.config import Config
 from node.datasets import Datasets
+from node.faucet import Faucet
 from node.feed import Feed
 from node.jobs import JobView
 from node.journal import Journal, JournalFull
@@ -64,6 +65,7 @@ class NodeBackend:
     request_stop: Callable[[], None]
     clock: Callable[[], float]
     started_at: float
+    faucet: Faucet
     _waiting: tuple[str, float] | None = None
     _asked_at: int = -1
     _answers: dict[bytes, bytes] = field(default_factory=dict)
@@ -153,9 +155,13 @@ class NodeBackend:
         address = self.account_queue.address
         deposits = []
         for job in self.feed.jobs.by_id.values():
-            if address in job.records:
+            if address in job.records or address in job.sponsorships:
                 free, locked = self._deposit(job, address)
-                deposits.append(schema.Deposit(job.job, job.records[address].enrolled, str(free), str(locked)))
+                enrolled = address in job.records and job.records[address].enrolled
+                debt = job.sponsorship(address)
+                deposits.append(
+                    schema.Deposit(job.job, enrolled, str(free), str(locked), str(debt.owed), str(debt.offered))
+                )
         owed = self._view(b.balance_view(address))
         return schema.Account(
             address=_hex(address),
@@ -222,7 +228,13 @@ class NodeBackend:
 
     async def withdraw(self, wait_s: float) -> schema.Submitted:
         address = self.account_queue.address
-        mine = [job for job in self.feed.jobs.by_id.values() if address in job.records or job.owner == address]
+        mine = [
+            job
+            for job in self.feed.jobs.by_id.values()
+            if address in job.records
+            or job.owner == address
+            or any(each.sponsor == address for each in job.sponsorships.values())
+        ]
         if not mine:
             raise BackendError("this account has taken part in no job, so the contract owes it nothing")
         result: schema.Submitted | None = None
@@ -356,6 +368,9 @@ class NodeBackend:
             what = "validators: this node's account is not among them; `flnode validator propose` on one that is"
         elif missing := self._missing():
             what = self._missing_in_words(missing)
+        else:
+            said, declined = self.faucet.state, self.performer.declined
+            what = coins.lacking(self.config, self.chain, self.feed.jobs, self.account_queue, said, declined)
         if what is None:
             self._waiting = None
         elif self._waiting is None or self._waiting[0].split(":")[0] != what.split(":")[0]:
@@ -374,8 +389,6 @@ class NodeBackend:
 
     def _learner_pid(self) -> int | None:
         return None if self.performer.learner is None else self.performer.learner.pid
-
-
 
 
 def _hex(data: bytes) -> str:

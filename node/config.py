@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from node.config_text import toml_value, wrapped
 from node.p2p.config import P2PConfig
 
 Role = Literal["validator", "worker", "learning_server", "observer"]
@@ -25,7 +26,6 @@ CONFIG_NAME: Final = "node.toml"
 ENVIRONMENT_PREFIX: Final = "FLNODE_"
 SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path of Linux, less its terminating zero
 _CONFIG_BYTES_MAX: Final = 1 << 20
-_LINE_WIDTH: Final = 110
 
 
 class ConfigError(Exception):
@@ -93,6 +93,26 @@ class WorkerConfig(_Section, frozen=True):
         int, Meta(ge=0, description="Most to deposit in one job, in gwei (1 flt = 1,000,000,000 gwei).")
     ] = 1000 * 10**9
     locked_s_max: Annotated[int, Meta(ge=1, description="Longest that a job may lock a stake, in s.")] = 7 * 86400
+    ask_faucet: Annotated[
+        bool, Meta(description="Without coins, ask validators for those that the first fees cost.")
+    ] = True
+
+
+class LearningServerConfig(_Section, frozen=True):
+    """Paying for training. Used only with the role learning_server."""
+
+    sponsor_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Workers of one job whose deposits are put, at a time; 0 = none. Only where the network file "
+            "allows sponsors. Stakes that they forfeit are lost.",
+        ),
+    ] = 8
+    sponsor_stakes: Annotated[
+        int, Meta(ge=1, le=1000, description="What is put for a worker, as a multiple of the job's stake per slot.")
+    ] = 4
 
 
 class LearnerConfig(_Section, frozen=True):
@@ -141,6 +161,7 @@ class Config(msgspec.Struct, frozen=True):
     p2p: P2PConfig = P2PConfig()
     api: ApiConfig = ApiConfig()
     worker: WorkerConfig = WorkerConfig()
+    learning_server: LearningServerConfig = LearningServerConfig()
     learner: LearnerConfig = LearnerConfig()
     log: LogConfig = LogConfig()
     misbehaviour: MisbehaviourConfig = MisbehaviourConfig()
@@ -196,6 +217,7 @@ SECTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {
     "p2p": P2PConfig,
     "api": ApiConfig,
     "worker": WorkerConfig,
+    "learning_server": LearningServerConfig,
     "learner": LearnerConfig,
     "log": LogConfig,
     "misbehaviour": MisbehaviourConfig,
@@ -275,11 +297,11 @@ def render_config(config: Config) -> str:
     for name, kind in SECTIONS.items():
         section = getattr(config, name)
         purpose = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
-        lines += [f"# {line}" for line in _wrap(purpose)]
+        lines += [f"# {line}" for line in wrapped(purpose)]
         lines.append(f"[{name}]")
         for key, field in _fields(kind).items():
-            lines += [f"# {line}" for line in _wrap(_description(field.type))]
-            lines.append(f"{key} = {_toml(getattr(section, key))}")
+            lines += [f"# {line}" for line in wrapped(_description(field.type))]
+            lines.append(f"{key} = {toml_value(getattr(section, key))}")
         lines.append("")
     return "\n".join(lines)
 
@@ -375,25 +397,3 @@ def _description(kind: Any) -> str:
 def _suggest(name: str, known: Any, form: str = "`{}`") -> str:
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {form.format(close[0])}?)" if close else f" (known: {', '.join(known)})"
-
-
-def _wrap(text: str) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        if lines and len(lines[-1]) + 1 + len(word) <= _LINE_WIDTH:
-            lines[-1] += " " + word
-        else:
-            lines.append(word)
-    return lines
-
-
-def _toml(value: object) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return msgspec.json.encode(value).decode()  # TOML's basic strings take JSON's escapes
-        case tuple() | list():
-            return "[" + ", ".join(_toml(item) for item in value) + "]"
-        case _:
-            return repr(value)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from chain.contracts import bindings as b
 from node.frozen import put, without
@@ -53,6 +53,20 @@ class Record:
     earned: int = 0  # wei
     forfeited: int = 0  # wei
     enrolled: bool = False
+    settled: int = 0  # of its slots, those whose stake and reward the contract has settled
+
+
+@dataclass(frozen=True, slots=True)
+class Sponsorship:
+    """Who puts one worker's deposit in one job."""
+
+    wanted: bool = False  # it has asked, and has neither an offer nor a place yet
+    sponsor: bytes = b""
+    offered: int = 0  # wei that wait for it to enrol
+    owed: int = 0  # wei that it took and has not repaid
+
+
+NO_SPONSORSHIP: Final = Sponsorship()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +122,7 @@ class JobView:
     history: tuple[RoundSummary, ...] = ()
     void_rounds: int = 0
     records: Mapping[bytes, Record] = field(default_factory=dict)
+    sponsorships: Mapping[bytes, Sponsorship] = field(default_factory=dict)  # by worker
     waiting: bool = True  # for enough workers
     cancelled: bool = False
     ended: EndReason | None = None
@@ -136,6 +151,9 @@ class JobView:
     def end_due(self) -> int | None:
         """When anybody may end the job, which waits for workers (unix seconds); None while a round is open."""
         return self.posted.terms.deadline if self.ended is None and self.current is None else None
+
+    def sponsorship(self, worker: bytes) -> Sponsorship:
+        return self.sponsorships.get(worker, NO_SPONSORSHIP)
 
     def enrolled(self) -> int:
         return sum(record.enrolled for record in self.records.values())
@@ -177,9 +195,23 @@ def _apply(job: JobView, event: b.Event, number: int, timestamp: int) -> JobView
         case b.JobWaiting():
             return replace(job, waiting=True)
         case b.Enrolled():
-            return _record(job, event.worker, enrolled=True)
+            job = _record(job, event.worker, enrolled=True)
+            if event.worker in job.sponsorships:  # the contract adds what is offered to the deposit
+                offer = job.sponsorship(event.worker)
+                job = _sponsor(job, event.worker, wanted=False, offered=0, owed=offer.owed + offer.offered)
+            return job
         case b.Left() | b.Evicted():
             return _record(job, event.worker, enrolled=False)
+        case b.SponsorWanted():
+            return _sponsor(job, event.worker, wanted=not job.records.get(event.worker, Record()).enrolled)
+        case b.Sponsored():
+            return _sponsor(job, event.worker, wanted=False, sponsor=event.sponsor, offered=event.amount)
+        case b.Unsponsored():
+            return _sponsor(job, event.worker, sponsor=b"", offered=0)
+        case b.DebtRepaid():
+            return _sponsor(job, event.worker, owed=job.sponsorship(event.worker).owed - event.amount)
+        case b.SeatSettled():
+            return _record(job, event.worker, settled=1)
         case b.JobEnded():
             return replace(job, ended=END_REASONS[event.reason], current=None, base=event.base)
         case b.RoundOpened():
@@ -260,6 +292,11 @@ def _record(job: JobView, worker: bytes, enrolled: bool | None = None, **add: in
     if enrolled is not None:
         new = replace(new, enrolled=enrolled)
     return replace(job, records=put(job.records, worker, new))
+
+
+def _sponsor(job: JobView, worker: bytes, **change: Any) -> JobView:
+    new = replace(job.sponsorship(worker), **change)
+    return replace(job, sponsorships=put(job.sponsorships, worker, new))
 
 
 def _put(job: JobView, view: RoundView) -> JobView:

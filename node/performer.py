@@ -39,6 +39,7 @@ from node.roles.common import (
     ManifestReady,
     ManifestRefused,
     SubmissionFailed,
+    Submit,
     SubmitClose,
     SubmitEnd,
     SubmitExpire,
@@ -284,6 +285,8 @@ class Performer:
                 return await self._submit(f"expire {_slash(effect.key)} {effect.phase}", b.expire(*effect.key), effect)
             case SubmitClose():
                 return await self._submit(f"close {_slash(effect.key)} {effect.phase}", b.close(*effect.key), effect)
+            case Submit():
+                return await self._submit(effect.tag, effect.call, effect)
             case SubmitEnd():
                 return await self._submit(f"end {effect.job}", b.end(effect.job), effect)
             case WakeAt():

@@ -100,6 +100,19 @@ class Blocks(_Wire, frozen=True):
     items: Annotated[tuple[tuple[bytes, bytes | None], ...], Meta(max_length=ITEMS_MAX)]
 
 
+class WantGrant(_Wire, frozen=True):
+    """A request for the faucet's coins; `proof` shows that the asking peer holds the account's key."""
+
+    account: Annotated[bytes, Meta(min_length=20, max_length=20)]
+    proof: Signature
+
+
+class GrantAnswer(_Wire, frozen=True):
+    """`reason`: why not; None if the validator calls the faucet."""
+
+    reason: Annotated[str, Meta(max_length=200)] | None
+
+
 Message = TypeVar("Message", bound=_Wire)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -168,10 +181,26 @@ def prove(key: bytes, chain_id: int, genesis: bytes, peer_id: str) -> bytes:
 
 
 def proves(proof: bytes, address: bytes, chain_id: int, genesis: bytes, peer_id: str) -> bool:
+    return _is_signed(proof, _proof_digest(chain_id, genesis, peer_id), address)
+
+
+def _grant_digest(chain_id: int, genesis: bytes, peer_id: str) -> bytes:
+    return keccak(b"flnode/grant/1" + chain_id.to_bytes(32, "big") + genesis + peer_id.encode())
+
+
+def sign_want_grant(key: bytes, chain_id: int, genesis: bytes, peer_id: str) -> bytes:
+    """The account whose key this is wants a grant, and asks as `peer_id`, of this network's validators only."""
+    return coincurve.PrivateKey(key).sign_recoverable(_grant_digest(chain_id, genesis, peer_id), hasher=None)
+
+
+def grant_is_wanted_by(account: bytes, proof: bytes, chain_id: int, genesis: bytes, peer_id: str) -> bool:
+    return _is_signed(proof, _grant_digest(chain_id, genesis, peer_id), account)
+
+
+def _is_signed(proof: bytes, digest: bytes, address: bytes) -> bool:
     if len(proof) != 65:
         return False
     try:
-        digest = _proof_digest(chain_id, genesis, peer_id)
         public = coincurve.PublicKey.from_signature_and_message(proof, digest, hasher=None)
     except Exception:  # coincurve raises bare Exception for signatures that recover to no point
         return False

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from chain.contracts import FAUCET, FINDER, REPLICATED, REPLICATED_KIND, VALIDATORS
 from chain.contracts.calls import (
+    ASK_SPONSOR_GAS,
+    GRANT_GAS,
+    OPENING_GAS,
+    SPONSOR_GAS,
     Call,
     appeal,
     approve,
@@ -135,6 +139,7 @@ from chain.contracts.views import (
 
 __all__ = [
     "APPEALED",
+    "ASK_SPONSOR_GAS",
     "AUDIT",
     "AUDIT_LAPSED",
     "AUDIT_OPEN",
@@ -152,6 +157,8 @@ __all__ = [
     "FAUCET",
     "FINDER",
     "FINISHED",
+    "GRANT_GAS",
+    "OPENING_GAS",
     "PHASES",
     "PROPOSALS_PAGE_MAX",
     "REPLICATED",
@@ -161,6 +168,7 @@ __all__ = [
     "RUNNING",
     "SEAT_SETTLED",
     "SETTLED",
+    "SPONSOR_GAS",
     "STOPPED",
     "UNDECIDED",
     "VALIDATORS",

@@ -284,6 +284,8 @@ class Deposit(msgspec.Struct, frozen=True):
     enrolled: bool
     free_wei: Wei
     locked_wei: Wei
+    debt_wei: Wei = "0"  # of a sponsor's, to be repaid from what the job gives first
+    offered_wei: Wei = "0"  # by a sponsor, to be taken by enrolling
 
 
 class Account(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from chain.contracts.bindings import Call
 from learner.manifest import Manifest
 from node.jobs import COMMIT, REVEAL, SETTLED, Jobs, Key, RoundView
 
@@ -18,10 +19,11 @@ DEADLINE_MARGIN_S = 1  # block timestamps are whole seconds and may lag behind t
 
 @dataclass(frozen=True, slots=True)
 class ChainAdvanced:
-    """A block became final; `now` is the wall clock in unix seconds."""
+    """A block became final; `now` is the wall clock in unix seconds, `balance` what this node's account has, in wei."""
 
     jobs: Jobs
     now: float
+    balance: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,14 @@ class SubmitEnd:
     """End a job that waits past its deadline, so that its escrow and deposits come free."""
 
     job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Send a call that needs nothing but what is in it; the tag tells it from all others of this account."""
+
+    tag: str
+    call: Call
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
     majority reached   UnmaskModel -> ModelReady -> Score -> Scored -> SubmitFinalise(stop = goal reached)
     deadline passed    SubmitExpire, and after the last call SubmitClose
+    sponsor wanted     Submit(sponsor), within limits; what comes of it is fetched when the job has ended (sponsors.py)
 
 The contract judges; the server only publishes the model, measures it and moves the phases on. Anybody else may do the
 latter after the job's grace period, so a dead server delays its job and cannot kill it.
@@ -16,6 +17,7 @@ from typing import Final
 from learner.manifest import Manifest
 from node.frozen import put
 from node.jobs import NO_JOBS, REVEAL, Jobs, JobView, Key, RoundView
+from node.roles import sponsors
 from node.roles.common import (
     DEADLINE_MARGIN_S,
     ChainAdvanced,
@@ -24,12 +26,14 @@ from node.roles.common import (
     ManifestReady,
     ManifestRefused,
     SubmissionFailed,
+    Submit,
     SubmitEnd,
     SubmitFinalise,
     TimeReached,
     WakeAt,
     overdue,
 )
+from node.roles.sponsors import Sponsoring
 
 FAILURES_MAX: Final = 5  # of a round's steps, each after a longer pause; then it is finalised without a score
 
@@ -92,12 +96,15 @@ class ServerState:
     """`scores` are (correct, total) by update digest; they may be handed in again after a restart."""
 
     address: bytes
+    sponsoring: Sponsoring = field(default_factory=Sponsoring)
     jobs: Jobs = NO_JOBS
     now: float = 0.0
     manifests: Mapping[int, Manifest | str | None] = field(default_factory=dict)
     progress: Mapping[Key, Progress] = field(default_factory=dict)
     scores: Mapping[bytes, tuple[int, int]] = field(default_factory=dict)
     wake: float | None = None
+    balance: int = 0  # wei
+    asked: frozenset[Submit] = frozenset()  # what sponsors.py wants, and is on its way
 
 
 def step(state: ServerState, event: Event) -> tuple[ServerState, tuple[Effect, ...]]:
@@ -123,6 +130,9 @@ def step(state: ServerState, event: Event) -> tuple[ServerState, tuple[Effect, .
                 wake = action.time if wake is None else min(wake, action.time)
             elif action is not None:
                 effects.append(action)
+    wanted = sponsors.wanted(state.sponsoring, state.address, state.jobs, state.balance, state.now, state.asked)
+    effects += [effect for effect in wanted if effect not in state.asked]
+    state = replace(state, asked=frozenset(wanted))
     if wake is not None and wake != state.wake:
         effects.append(WakeAt(wake))
         state = replace(state, wake=wake)
@@ -133,7 +143,7 @@ def _observe(state: ServerState, event: Event) -> ServerState:
     match event:
         case ChainAdvanced():
             kept = {key: p for key, p in state.progress.items() if event.jobs.round(key) is not None}
-            return replace(state, jobs=event.jobs, now=event.now, progress=kept)
+            return replace(state, jobs=event.jobs, now=event.now, balance=event.balance, progress=kept)
         case TimeReached():
             return replace(state, now=event.now, wake=None)
         case ManifestReady():
@@ -149,6 +159,8 @@ def _observe(state: ServerState, event: Event) -> ServerState:
             return _progress(state, key, "new", failed=True)
         case SubmissionFailed(effect=SubmitFinalise(key=key)):
             return _progress(state, key, "ready")
+        case SubmissionFailed(effect=Submit() as effect):
+            return replace(state, asked=state.asked - {effect})
     return state
 
 

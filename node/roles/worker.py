@@ -4,6 +4,7 @@
     own commit, REVEAL     SubmitReveal (after a restart first Recover, which unmasks the own ciphertext)
     own reveal final       PublishUpdate: M may be served now, anyone could unmask it
     round left behind      Abandon
+    deposit out of reach   Submit(ask_sponsor), and once somebody has offered it, Enrol
 
 What was asked for and has not come back is in `Task.stage`, so that nothing is asked for twice; whether it *worked*
 is read from the chain alone.
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from chain.contracts import bindings as b
 from learner.manifest import Manifest
 from node.frozen import put
 from node.jobs import COMMIT, NO_JOBS, REVEAL, SETTLED, Jobs, JobView, Key, RoundView
@@ -26,6 +28,7 @@ from node.roles.common import (
     ManifestReady,
     ManifestRefused,
     SubmissionFailed,
+    Submit,
     SubmitEnd,
     SubmitFinalise,
     TimeReached,
@@ -130,6 +133,9 @@ class WorkerState:
         deposit_max: wei; a job that asks for more is left alone.
         locked_s_max: likewise a job whose terms let its owner keep a slot's stake for longer.
         enrol: whether to enrol in every open job that can be done here.
+        sponsors: whether this network lets others put a worker's deposit.
+        fee: wei for a unit of gas that an account must have before a call.
+        balance: of the account, wei.
     """
 
     address: bytes
@@ -137,10 +143,14 @@ class WorkerState:
     deposit_stakes: int = 16
     deposit_max: int = 10**30
     locked_s_max: int = 7 * 86400
+    sponsors: bool = False
+    fee: int = 0
+    balance: int = 0
     jobs: Jobs = NO_JOBS
     now: float = 0.0
     manifests: Mapping[int, Manifest | str | None] = field(default_factory=dict)  # asked for: None; refused: why
     enrolling: frozenset[int] = frozenset()
+    asking: frozenset[int] = frozenset()  # for a sponsor
     tasks: Mapping[Key, Task] = field(default_factory=dict)
     wake: float | None = None
 
@@ -160,7 +170,8 @@ def observe(state: WorkerState, event: Event) -> WorkerState:
     """Take in one event, without consequences."""
     match event:
         case ChainAdvanced():
-            return replace(state, jobs=event.jobs, now=event.now)
+            asking = {job for job in state.asking if not _has_asked(state, event.jobs.by_id[job])}
+            return replace(state, jobs=event.jobs, now=event.now, balance=event.balance, asking=frozenset(asking))
         case TimeReached():
             return replace(state, now=event.now, wake=None)
         case ManifestReady():
@@ -178,6 +189,8 @@ def observe(state: WorkerState, event: Event) -> WorkerState:
             return _refused(state, effect.key)
         case SubmissionFailed(effect=Enrol() as effect):
             return replace(state, enrolling=state.enrolling - {effect.job})
+        case SubmissionFailed(effect=Submit() as effect):
+            return replace(state, asking=frozenset(job for job in state.asking if effect != ask_sponsor(job)))
     return state
 
 
@@ -192,7 +205,13 @@ def join_jobs(state: WorkerState, effects: list[Effect]) -> WorkerState:
             effects.append(FetchManifest(job.job, job.posted.manifest))
         elif job.job not in state.enrolling and _accepts(state, job):
             if not known:
-                deposit = job.posted.terms.stake * state.deposit_stakes
+                if (effect := _joining(state, job)) is None:
+                    continue
+                if not isinstance(effect, Enrol):
+                    state = replace(state, asking=state.asking | {job.job})
+                    effects.append(effect)
+                    continue
+                deposit = effect.deposit
             elif job.records[state.address].enrolled and job.state == "waiting" and job.is_manned:
                 deposit = 0  # enough are enrolled, yet the last draw found too few: have it draw again
             else:
@@ -200,6 +219,29 @@ def join_jobs(state: WorkerState, effects: list[Effect]) -> WorkerState:
             state = replace(state, enrolling=state.enrolling | {job.job})
             effects.append(Enrol(job.job, deposit))
     return state
+
+
+def _joining(state: WorkerState, job: JobView) -> Enrol | Submit | None:
+    """How to come into a job: with one's own deposit, or a sponsor's; None while there is nothing to do for it."""
+    deposit = job.posted.terms.stake * state.deposit_stakes
+    own = state.balance - b.OPENING_GAS * state.fee
+    if own >= 0 and job.sponsorship(state.address).offered:
+        return Enrol(job.job, 0)
+    if own >= deposit:
+        return Enrol(job.job, deposit)
+    affordable = state.balance >= b.ASK_SPONSOR_GAS * state.fee
+    if state.sponsors and affordable and job.job not in state.asking and not _has_asked(state, job):
+        return ask_sponsor(job.job)
+    return None
+
+
+def _has_asked(state: WorkerState, job: JobView) -> bool:
+    known = job.sponsorship(state.address)
+    return known.wanted or known.offered > 0 or known.owed > 0
+
+
+def ask_sponsor(job: int) -> Submit:
+    return Submit(f"ask sponsor {job}", b.ask_sponsor(job))
 
 
 def _accepts(state: WorkerState, job: JobView) -> bool:

@@ -135,14 +135,15 @@ class Net:
 
 @contextmanager
 def network(
-    root: Path, members: Sequence[Member], change: Callable[[Node], None] | None = None
+    root: Path, members: Sequence[Member], change: Callable[[Node], None] | None = None, joining: bool = True
 ) -> Iterator[Net]:
     """A network that is not started yet; on the way out nothing of it is left running.
 
     Args:
         change: called with each node's directory before anything starts, to edit its files.
+        joining: whether newcomers get fees from the faucet and may have sponsors.
     """
-    nodes = create_nodes(root, Plan("test", members, deposit_stakes=20))
+    nodes = create_nodes(root, Plan("test", members, deposit_stakes=20, joining=joining))
     if change is not None:
         for node in nodes:
             change(node)

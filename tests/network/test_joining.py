@@ -17,6 +17,7 @@ NAME = "newcomer"
 COINS = "5 flt"
 WAITS_FOR = "validators: 0 of 4 reached, 3 needed"
 REWARD = parse_amount("0.01 flt")
+FEES_MAX = 10**9  # a grant, and more than all fees
 
 
 def join(net: Net, root: Path) -> str:
@@ -28,8 +29,10 @@ def join(net: Net, root: Path) -> str:
     return str(made["address"])
 
 
-def test_a_newcomer_waits_catches_up_gets_coins_works_and_is_paid(tmp_path: Path) -> None:
-    with network(tmp_path, (*VALIDATORS, *WORKERS[:2], SERVER)) as net:
+def test_without_faucet_and_sponsors_a_newcomer_says_that_it_needs_coins_and_works_once_it_has_some(
+    tmp_path: Path,
+) -> None:
+    with network(tmp_path, (*VALIDATORS, *WORKERS[:2], SERVER), joining=False) as net:
         # a network that has a history, and is down
         everybody = [each.name for each in (*VALIDATORS, *WORKERS[:2], SERVER)]
         net.start(*everybody)
@@ -56,6 +59,9 @@ def test_a_newcomer_waits_catches_up_gets_coins_works_and_is_paid(tmp_path: Path
         net.wait("the newcomer to catch up", lambda: caught_up(net, height))
         waiting = net.job(NAME, job)
         assert (waiting.state, waiting.enrolled) == ("waiting", 2)
+        assert f"coins: this account has 0 wei, and fees need 99000000; have somebody pay {address}" in ok(
+            "status", *at
+        )
 
         # coins, and with them a place in the job, work and pay
         friend = net.nodes["server"].config.directory
@@ -73,6 +79,37 @@ def test_a_newcomer_waits_catches_up_gets_coins_works_and_is_paid(tmp_path: Path
         assert parse_amount(COINS) < balance <= parse_amount(COINS) + 3 * REWARD
 
 
+def test_a_newcomer_without_a_coin_gets_fees_and_a_sponsor_works_and_repays(tmp_path: Path) -> None:
+    with network(tmp_path, (VALIDATORS[0], SERVER)) as net:
+        net.start()
+        net.wait_connected("server", validators=1)
+        job = net.submit("server", rounds_max=3, slots=1, workers_min=1, stake="0.001 flt")
+        address = join(net, tmp_path)
+        at = ("--config", net.nodes[NAME].config.directory)
+        net.start(NAME)
+        detail = net.wait_ended("server", job)
+        mine = next(worker for worker in detail.workers if worker.address == address)
+        assert (mine.rounds_in_majority, int(mine.earned_wei)) == (3, 3 * REWARD)
+
+        # what the sponsor put is back with it, and the newcomer has what it earned beyond that, and its deposit
+        net.wait_job(NAME, job, "the books to be closed", lambda detail: detail.state == "ended")
+        net.wait("the debt to be repaid", lambda: deposits(at)[0]["debt_wei"] == "0")
+        ok("account", "withdraw", *at)
+        balance = int(ok_json("account", "show", *at)["balance_wei"])
+        assert 3 * REWARD - FEES_MAX < balance < 3 * REWARD + FEES_MAX
+        story = ok("account", "history", *at)
+        for told in ("asked for a sponsor", "a sponsor offers 0.004 flt", "repaid 0.004 flt"):
+            assert told in story
+        log = net.nodes[NAME].log.read_text()
+        assert "the faucet: this account has no coins for fees" in log
+        assert "grant.answered" in log
+
+
+def deposits(at: tuple[object, ...]) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = ok_json("account", "show", *at)["deposits"]
+    return found
+
+
 def waiting_since(net: Net) -> float:
     status = net.status(NAME)
     return 0.0 if status is None or status.waiting_since_s is None else status.waiting_since_s
@@ -80,4 +117,6 @@ def waiting_since(net: Net) -> float:
 
 def caught_up(net: Net, height: int) -> bool:
     status = net.status(NAME)
-    return status is not None and status.finalised_head.number >= height and status.waiting_for is None
+    if status is None or status.finalised_head.number < height:
+        return False
+    return status.waiting_for is not None and status.waiting_for.startswith("coins: ")

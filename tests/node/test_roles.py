@@ -60,7 +60,7 @@ def play(step: Any, state: Any, *events: Any) -> tuple[Any, list[Any]]:
 
 
 def at(jobs: Jobs, now: float = 1001.0) -> ChainAdvanced:
-    return ChainAdvanced(jobs, now)
+    return ChainAdvanced(jobs, now, balance=10**30)
 
 
 READY = ManifestReady(1, MANIFEST)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from chain.chain import FinalisedBlock
-from chain.contracts import FINDER, REPLICATED, VALIDATORS
+from chain.contracts import FAUCET, FINDER, REPLICATED, VALIDATORS
 from chain.contracts import bindings as b
 from chain.header import address_of_secret
 from chain.types import Claim
@@ -13,12 +13,13 @@ from learner.manifest import Manifest
 from learner.presets import mlp
 from node import unixfs
 from node.jobs import Key
+from node.roles import sponsors
 from tests.chain.chain_kit import ADDRESSES, NOW, USERS
 from tests.chain.chain_kit import VALIDATORS as VALIDATOR_KEYS
 from tests.node.ledger_world import ADDRESS_OF
 from tests.sim.checks import Violation
 from tests.sim.work import Blobs, Worksite, trained
-from tests.sim.world import LATE, SimWorld
+from tests.sim.world import FEES, LATE, SimWorld
 
 JOB = 1
 HONEST_WORKERS = 3
@@ -29,7 +30,7 @@ MANIFEST = Manifest(
 )  # fmt: skip
 SIZE = MANIFEST.update_size()
 TERMS = b.Terms(
-    reward=1_000_000, stake=3_000_000, slots=3, workers_min=3, rounds_max=2, attempts_max=5, commit_window_s=10,
+    reward=10**12, stake=3 * 10**12, slots=3, workers_min=3, rounds_max=2, attempts_max=5, commit_window_s=10,
     reveal_window_s=10, last_call_s=5, grace_s=5, deadline=NOW + 10_000, auto_finalise=False,
 )  # fmt: skip
 
@@ -57,9 +58,10 @@ class Jobs:
         validators = [f"validator-{index}" for index in range(scenario.validators)]
         able = [name for name in validators if name not in world.liars]
         cheaters = ["lazy"] * scenario.lazy + ["copier"] * scenario.copiers
-        lacking = max(0, HONEST_WORKERS + len(cheaters) - len(able))
-        followers = [f"follower-{index + 1}" for index in range(lacking)]
-        workers = (able + followers)[: HONEST_WORKERS + len(cheaters)]
+        count = HONEST_WORKERS + len(cheaters)
+        lacking = max(scenario.newcomers, count - len(able))
+        followers = [f"follower-{index + 1}" for index in range(lacking)]  # the first of them are the newcomers
+        workers = [*able[: count - lacking], *followers]
         self._kinds = dict(zip(workers, [*cheaters, *["honest"] * HONEST_WORKERS], strict=True))
         for name in [*validators, SERVER, *followers]:
             at = world.rng.uniform(0, 0.2) if scenario.calm_from_s else 0.0
@@ -111,6 +113,8 @@ class Jobs:
             if site.account.hash_of("post") is None:
                 site.account.ask("post", call, lambda _failure: None)
         ended = job is not None and job.state == "ended"
+        if job is not None and site.serves and any(sponsors.fetched_back(site.address, job)):
+            return
         if ended and (site.serves or site.kind is not None) and site.name not in self._withdrawing | self._withdrawn:
             self._withdrawing.add(site.name)
             site.account.ask("withdraw", b.withdraw(JOB), lambda failure: self._withdrew(site.name, failure))
@@ -153,7 +157,7 @@ class Jobs:
         books = query.decode(chain.call(query.to, query.data))
         if books.held != chain.balance(REPLICATED) or books.burned != chain.balance(bytes(20)):
             raise Violation(f"the contract's books {books} differ from its balance {chain.balance(REPLICATED)}")
-        contracts = [REPLICATED, FINDER, VALIDATORS, bytes(20)]
+        contracts = [REPLICATED, FINDER, VALIDATORS, FAUCET, bytes(20)]
         world.referee.conserved(member, [*ADDRESSES, *ADDRESS_OF.values(), *contracts], world.issued)
         self._judge_rounds()
 
@@ -177,16 +181,42 @@ class Jobs:
             else:
                 kept = set(reveals) if 2 * len(commits) > len(event.workers) else commits
             forfeits.update(set(event.workers) - kept)
+        put, repaid, lost = self._sponsored(events), 0, 0
+        for event in events:
+            repaid += event.amount if isinstance(event, b.DebtRepaid) else 0
         for name, kind in self._kinds.items():
             address = address_of_secret(key_of(name))
-            due = 8 * TERMS.stake + TERMS.reward * wins[address] - TERMS.stake * forfeits[address]
+            due = TERMS.reward * wins[address] - TERMS.stake * forfeits[address]
+            if address in put:  # the sponsor is repaid from all there is
+                lost += max(0, -due)
+                due = max(0, due)
+            elif self.world.network.balances[address] != FEES:
+                due += 8 * TERMS.stake
             if sum(self._withdrawals(address)) != due:
                 raise Violation(f"{name}, {kind}, got {self._withdrawals(address)}, {due} are due")
+        if repaid != sum(put.values()) - lost:
+            raise Violation(f"{repaid} were repaid of {put}, of which {lost} were lost")
         rest = TERMS.escrow - TERMS.reward * sum(wins.values())
-        if sum(self._withdrawals(address_of_secret(key_of(SERVER)))) != rest:
-            raise Violation(f"the owner got another amount back than the {rest} that nobody earned")
+        back = sum(e.amount for e in events if isinstance(e, b.Unsponsored))
+        if sum(self._withdrawals(address_of_secret(key_of(SERVER)))) != rest + repaid + back:
+            raise Violation(f"the owner got another amount back than {rest} that nobody earned and {repaid + back} put")
         if settled != TERMS.rounds_max:
             raise Violation(f"{settled} of {TERMS.rounds_max} rounds were settled")
+
+    @staticmethod
+    def _sponsored(events: list[b.Event]) -> dict[bytes, int]:
+        """What each worker owed its sponsor when it enrolled."""
+        offered: dict[bytes, int] = {}
+        put: dict[bytes, int] = {}
+        for event in events:
+            match event:
+                case b.Sponsored():
+                    offered[event.worker] = event.amount
+                case b.Unsponsored():
+                    del offered[event.worker]
+                case b.Enrolled() if event.worker in offered:
+                    put[event.worker] = offered.pop(event.worker)
+        return put
 
     def _check_winner(self, key: Key, right: bytes, mine: list[b.Event], reveals: dict[bytes, bytes]) -> None:
         for event in mine:

@@ -41,6 +41,7 @@ class Scenario:
     withheld_blobs: bool = False  # some validators cannot see some blobs until the calm
     lazy: int = 0  # workers that make their updates up
     copiers: int = 0
+    newcomers: int = 0  # honest workers that have coins for fees only
     late_joiner: bool = False  # after everything, a fresh node follows it all
 
     @property
@@ -91,4 +92,5 @@ def draw(seed: int, jobs: bool) -> Scenario:
         lazy=int(cheaters == "lazy"),
         copiers=int(cheaters == "copier"),
         late_joiner=rng.random() < 0.2,
+        newcomers=rng.choice((0, 1, 2)) if jobs else 0,
     )

@@ -29,6 +29,7 @@ from node.feed import Feed
 from node.jobs import Key
 from node.roles import attestor, learning_server, misbehaviour, worker
 from node.roles import common as c
+from node.roles.sponsors import Sponsoring
 from tests.node.ledger_world import Member
 
 if TYPE_CHECKING:
@@ -144,10 +145,10 @@ class Worksite:
         )  # fmt: skip
         self.account.on_finalised(chain.nonce(self.address))
         if self.kind is not None:
-            state = worker.WorkerState(self.address, deposit_stakes=8)
+            state = worker.WorkerState(self.address, deposit_stakes=8, sponsors=True, fee=self.account.fee)
             self._roles["worker"] = _Role(STEPS[self.kind], state, self._perform_worker)
         if self.serves:
-            server = learning_server.ServerState(self.address)
+            server = learning_server.ServerState(self.address, Sponsoring(8, 8, self.account.fee))
             self._roles["server"] = _Role(learning_server.step, server, self._perform_server)
         if self.name.startswith("validator-"):
             self._roles["attestor"] = _Role(attestor.step, attestor.AttestorState(), self._perform_attestor)
@@ -186,7 +187,7 @@ class Worksite:
                 self._later(0.3, self._look_again)
             return
         for role in self._roles:
-            self._feed(role, c.ChainAdvanced(self.feed.jobs, self.world.wall_clock(self.name)))
+            self._feed(role, c.ChainAdvanced(self.feed.jobs, self.world.wall_clock(self.name), self._balance()))
 
     def _look_again(self) -> None:
         self._behind = False
@@ -303,6 +304,8 @@ class Worksite:
                 self._submit(role, f"expire {effect.key} {effect.phase}", b.expire(*effect.key), effect)
             case c.SubmitClose():
                 self._submit(role, f"close {effect.key} {effect.phase}", b.close(*effect.key), effect)
+            case c.Submit():
+                self._submit(role, effect.tag, effect.call, effect)
             case c.SubmitEnd():
                 self._submit(role, f"end {effect.job}", b.end(effect.job), effect)
             case c.WakeAt():
@@ -353,6 +356,9 @@ class Worksite:
                 done(found)
 
         self._later(self.world.rng.uniform(0.001, 0.05), look)
+
+    def _balance(self) -> int:
+        return self.member.ledger.chain.balance(self.address)
 
     def _size(self, key: Key) -> int:
         return self.feed.jobs.by_id[key.job].posted.update_size

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from chain import messages
 from chain.chain import FinalisedBlock
+from chain.genesis import Joining
 from chain.store import Store
 from chain.system import genesis_system
 from chain.types import Claim
@@ -30,6 +31,7 @@ T = TypeVar("T")
 LATE = "late"  # joins after everything
 DOWN_S = (0.05, 1.5)
 WORK_S = (0.001, 0.01)
+FEES = 10**10  # what a newcomer has: a hundred calls, and no deposit
 WRONG_S = 60.0  # how far a wrong clock is off; the bound is 15
 
 
@@ -92,7 +94,10 @@ class SimWorld(World):
 
     def __init__(self, root: Path, seed: int, scenario: Scenario, trace: Trace | None = None) -> None:
         balances = dict.fromkeys([*ADDRESSES, *ADDRESS_OF.values()], RICH)
-        network = make_network(scenario.validators, quorum=scenario.ratio, balances=balances)
+        balances |= dict.fromkeys(ADDRESSES[1 : 1 + scenario.newcomers], FEES)
+        network = make_network(
+            scenario.validators, quorum=scenario.ratio, balances=balances, joining=Joining(sponsors=True)
+        )
         super().__init__(root, network, genesis_system() if scenario.jobs else None)
         self.scenario, self.trace = scenario, trace or Trace()
         self.rng = random.Random(f"world {seed}")
