@@ -91,8 +91,8 @@ class Foe(Worksite):
         pool = self.member.ledger.mempool
         pending = [tx for digest in sorted(pool.hashes()) if (tx := pool.get(digest)) is not None]
         scene = Scene(
-            self.feed.jobs, self.job_of(self), self.world.wall_clock(self.name), self.world.network.chain_id,
-            self.key, self.address, self.reveals, [tx for tx in pending if tx.sender not in self.friends],
+            self.feed.jobs, self.job_of(self), self.world.network.chain_id, self.key, self.address, self.reveals,
+            [tx for tx in pending if tx.sender not in self.friends],
             lambda digest: self.blobs.find(self.name, digest), self._work,
         )  # fmt: skip
         for act in self.program(scene):
@@ -159,6 +159,7 @@ class Played:
         forfeited: stakes that honest workers lost.
         locked: wei that is still in the contract.
         wrong: how many rounds were won by what is not the work's result.
+        declined: by how many honest workers a job was.
         failed: the adversary's acts that came to nothing, and why.
     """
 
@@ -215,7 +216,7 @@ class Arena:
             self.owner = site(USERS[0], None, True)
             self.workers = [site(USERS[1 + each], "honest", False) for each in range(self.cast.honest)]
             return
-        self.validators[name] = site(bytes([77]) * 32, None, False)
+        self.validators[name] = site(bytes([77]) * 32, None, False)  # it attests, and sends no transactions
         if name in world.liars:
             member.ledger.attested.refused = lambda _claim: False  # type: ignore[method-assign]  # it listens to nobody
         if name == self.foes_node:

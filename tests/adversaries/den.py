@@ -123,7 +123,7 @@ class Den(app.Node):
         friends = {each.address for each in self._foes}
         pending = [tx for digest in pool.hashes() if (tx := pool.get(digest)) is not None and tx.sender not in friends]
         return Scene(
-            self._feed.jobs, self._job_of(foe), self._performer.clock(), self._chain.network.chain_id, foe.key,
+            self._feed.jobs, self._job_of(foe), self._chain.network.chain_id, foe.key,
             foe.address, reveals, pending, lambda digest: self._blob(foe, digest),
             lambda view, steps: self._work(view, steps),
         )  # fmt: skip

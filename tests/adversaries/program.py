@@ -54,7 +54,6 @@ class Scene:
     Attributes:
         jobs: the read model of the final chain.
         job: number of the job that it is after; 0: none yet.
-        now: unix seconds.
         reveals: every reveal that ever became final, and what was revealed elsewhere, if it knows of that.
         pending: transactions of others that wait in its node's pool.
         blob: a blob by digest; None while it is not here.
@@ -63,7 +62,6 @@ class Scene:
 
     jobs: Jobs
     job: int
-    now: float
     chain_id: int
     key: bytes
     address: bytes

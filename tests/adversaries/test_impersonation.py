@@ -114,13 +114,14 @@ def test_a_worker_that_knows_m_before_it_commits_is_paid() -> None:
 
 def test_what_was_committed_opens_to_one_update_only_whatever_m_turns_out_to_be() -> None:
     """Assumes that nobody finds another S with the same keccak(S)."""
-    paid = []
-    for update in EVERY_UPDATE:
-        try:
-            paid.append(Round().play(update, RUBBISH, bound(OWN_R, OWN_S), (OWN_R, OWN_S)) == REWARD)
-        except ValueError:
-            paid.append(False)
-    assert sum(paid) == 1
+    digest = unixfs.digest_of(RUBBISH)
+    opens = [Claim(REPLICATED, 1, 1, 1, X, ctx_of(X), digest, SIZE, OWN_S, unixfs.digest_of(m)) for m in EVERY_UPDATE]
+    true = [update for update, claim in zip(EVERY_UPDATE, opens, strict=True) if is_true(claim, RUBBISH)]
+    assert len(true) == 1
+    assert Round().play(true[0], RUBBISH, bound(OWN_R, OWN_S), (OWN_R, OWN_S)) == REWARD
+    for update in EVERY_UPDATE[true[0][0] - 1], EVERY_UPDATE[true[0][0] - 2]:
+        with pytest.raises(ValueError, match="the claim is false"):
+            Round().play(update, RUBBISH, bound(OWN_R, OWN_S), (OWN_R, OWN_S))
 
 
 def test_a_mask_that_was_found_when_m_was_known_is_not_the_committed_one() -> None:

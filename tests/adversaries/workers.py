@@ -29,7 +29,7 @@ from tests.adversaries.program import (
 
 
 def with_update(update: str) -> Program:
-    """Follows the protocol to the letter with a certain update: see `_updates`."""
+    """Follows the protocol to the letter with a certain update: see `_update`."""
 
     def program(scene: Scene) -> Iterator[Act]:
         yield from enrol(scene)
