@@ -159,6 +159,19 @@ def cancel(client: Client, job: int, as_json: bool) -> None:
     report(done, f"job {job} cancelled", as_json)
 
 
+@job.command()
+@job_id
+@node_command
+def appeal(client: Client, job: int, as_json: bool) -> None:
+    """Have the present majority of a job audited, against the bond of its terms; a wrong appeal loses it.
+
+    \b
+    flnode job appeal 1 --config ~/server
+    """
+    done = client.call("fl_appealJob", schema.Submitted, {"id": job, "wait_s": FINAL_WAIT_S}, wait_s=FINAL_WAIT_S)
+    report(done, f"appealed against the majority of job {job}; `flnode job watch {job}` shows the audit", as_json)
+
+
 @job.command(name="top-up")
 @job_id
 @click.argument("rounds", type=click.IntRange(min=1))
@@ -207,6 +220,16 @@ def workers_table(workers: list[schema.WorkerInfo]) -> object:
     return table(columns, rows)
 
 
+def _audits(terms: schema.Terms) -> str:
+    parts = []
+    if terms.audit_ppm:
+        parts.append(f"{terms.audit_ppm / 10**4:.4g} % of the rounds")
+    if terms.appeal_window_s:
+        bond = format_wei(terms.appeal_bond_wei)
+        parts.append(f"appeals within {duration(terms.appeal_window_s)}, bond {bond}")
+    return ", ".join(parts) + f", fee {format_wei(terms.audit_fee_wei)}" if parts else "none"
+
+
 def _facts(found: schema.JobDetail) -> list[tuple[str, str]]:
     terms = found.terms
     now = time.time()
@@ -219,6 +242,7 @@ def _facts(found: schema.JobDetail) -> list[tuple[str, str]]:
         ("goal", "none" if found.goal_accuracy is None else percent(found.goal_accuracy)),
         ("reward", f"{format_wei(terms.reward_wei)} a slot and round, stake {format_wei(terms.stake_wei)}"),
         ("slots", f"{terms.slots}, at least {terms.workers_min} workers; {found.enrolled} enrolled"),
+        ("audits", _audits(terms)),
         ("escrow", format_wei(found.escrow_wei)),
         ("deadline", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(terms.deadline))),
         ("manifest", found.manifest),

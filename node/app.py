@@ -24,7 +24,7 @@ from chain.genesis import Network as NetworkFile
 from chain.genesis import load_network
 from chain.mempool import Mempool
 from chain.store import Store
-from chain.types import Claim
+from chain.types import AuditClaim, Claim
 from node import link as links
 from node.account import Account
 from node.api.backend import Backend
@@ -46,8 +46,8 @@ from node.ledger import TOPIC_REFUSALS, TOPIC_TRANSACTIONS, Ledger
 from node.logs import configure_logging, say
 from node.p2p.host import Network, run_network
 from node.p2p.types import GossipReceived, MessageReceived, PeerConnected, PeerLost
-from node.performer import Performer
-from node.roles import attestor, learning_server, misbehaviour, newcomer, worker
+from node.performer_audits import AuditingPerformer
+from node.roles import attestor, auditor, learning_server, misbehaviour, newcomer, worker
 from node.roles.common import ChainAdvanced
 from node.roles.sponsors import Sponsoring
 from node.screen import Screen
@@ -128,6 +128,8 @@ class Node:
         self._attestor: trio.MemorySendChannel[Any] | None = None
         self._newcomer: trio.MemorySendChannel[Any] | None = None
         self._faucet: Faucet | None = None
+        self._auditor: trio.MemorySendChannel[Any] | None = None  # of a validator with a learner
+        self._seat: auditor.Seated | None = None
         self._link = links.Link(chain, address)
         self._workshop = ThreadWorkshop(self._poke)
         self._feed = Feed(chain)
@@ -154,7 +156,7 @@ class Node:
         blobs = await trio.to_thread.run_sync(lambda: BlobStore(config.blobs_path, config.node.blobs_bytes_max))
         exchange: BlobExchange = await nursery.start(BlobExchange.serve, blobs, network, self._link.is_member)
         learner = await nursery.start(self._run_learner) if config.needs_learner else None
-        performer = Performer(
+        performer = AuditingPerformer(
             self._key, self._chain.network.chain_id, self._chain.genesis_digest, self._account, blobs, exchange,
             learner,
             job=lambda job: self._feed.jobs.by_id[job],
@@ -184,7 +186,7 @@ class Node:
         self._advance_roles()
 
     # ---- roles ------------------------------------------------------------------------------------------------------
-    def _start_roles(self, nursery: trio.Nursery, performer: Performer) -> None:
+    def _start_roles(self, nursery: trio.Nursery, performer: AuditingPerformer) -> None:
         config, joining = self._config, self._chain.network.joining
         if config.has_role("worker"):
             steps = {"none": worker.step, "lazy": misbehaviour.step_lazy, "copier": misbehaviour.step_copier}
@@ -196,6 +198,7 @@ class Node:
                 locked_s_max=config.worker.locked_s_max,
                 sponsors=joining.sponsors,
                 fee=self._account.fee,
+                appeal_max=config.audit.appeal_gwei_max * 10**9,
             )
             step = steps[config.misbehaviour.behaviour]
             self._start_role(nursery, "worker", step, state, performer.perform_worker)
@@ -208,6 +211,11 @@ class Node:
             self._attestor = self._start_role(
                 nursery, "attestor", attestor.step, attestor.AttestorState(), performer.perform_attestor
             )
+            if performer.learner is not None:
+                auditing = auditor.AuditorState(config.audit.fee_gwei_min * 10**9)
+                self._auditor = self._start_role(
+                    nursery, "auditor", auditor.step, auditing, performer.perform_auditor
+                )
 
     def _start_faucet(self, nursery: trio.Nursery, faucet: Faucet) -> None:
         """Grant coins as a validator; as a worker without any, ask for them."""
@@ -237,6 +245,12 @@ class Node:
         if self._behind:
             return
         event = ChainAdvanced(self._feed.jobs, time.time(), self._chain.balance(self._address))
+        validators = self._chain.epochs.present.validators
+        if self._auditor is not None and self._address in validators:
+            seat = auditor.Seated(validators.index(self._address), len(validators))
+            if seat != self._seat:
+                self._seat = seat
+                _offer(self._auditor, seat)
         for role in self._roles:
             _offer(role, event)
         self._look_for_coins()
@@ -316,7 +330,10 @@ class Node:
         self._advance_roles()
 
     def _on_claim(self, digest: bytes, claim: Claim) -> None:
-        if self._attestor is not None:
+        if isinstance(claim, AuditClaim):
+            if self._auditor is not None:
+                _offer(self._auditor, auditor.VerdictFound(digest, claim))
+        elif self._attestor is not None:
             _offer(self._attestor, attestor.ClaimFound(digest, claim))
 
     def _on_refused(self, claim: bytes) -> None:

@@ -202,8 +202,8 @@ class NodeBackend:
             raise BackendError("with auto_finalise no round can be scored before it ends: leave one of the two out")
         if (balance := self.chain.balance(self.account_queue.address)) < terms.escrow:
             raise BackendError(
-                f"the escrow, reward x slots x rounds_max, is {terms.escrow} wei, and the account has {balance} wei: "
-                "lower one of the three in the job file, or send coins to the account"
+                f"the escrow, (reward x slots + audit_fee) x rounds_max, is {terms.escrow} wei, and the account has "
+                f"{balance} wei: lower one of these in the job file, or send coins to the account"
             )
         try:
             base = self.blobs.put(await learner.init(manifest, found.weights), public=True)
@@ -218,6 +218,14 @@ class NodeBackend:
         if self._find_open(job).owner != self.account_queue.address:
             raise BackendError(f"job {job} belongs to another account; only its owner may cancel it")
         return await self._send(f"cancel {job}", b.cancel(job), wait_s)
+
+    async def appeal_job(self, job: int, wait_s: float) -> schema.Submitted:
+        found = self._find_open(job)
+        view = None if found.current is None else found.open.get(found.current)
+        if view is None or self.clock() >= view.appeals_until(found.posted.terms):
+            raise BackendError(f"no majority of job {job} may be appealed against now")
+        call = b.appeal(*view.key, found.posted.terms.appeal_bond)
+        return await self._send("appeal " + "/".join(map(str, view.key)), call, wait_s)
 
     async def top_up_job(self, job: int, rounds: int, wait_s: float) -> schema.Submitted:
         found = self._find_open(job)

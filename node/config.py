@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from node.config_text import toml_value, wrapped
 from node.p2p.config import P2PConfig
+from node.roles.config import AuditConfig
 
 Role = Literal["validator", "worker", "learning_server", "observer"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
@@ -162,6 +163,7 @@ class Config(msgspec.Struct, frozen=True):
     api: ApiConfig = ApiConfig()
     worker: WorkerConfig = WorkerConfig()
     learning_server: LearningServerConfig = LearningServerConfig()
+    audit: AuditConfig = AuditConfig()
     learner: LearnerConfig = LearnerConfig()
     log: LogConfig = LogConfig()
     misbehaviour: MisbehaviourConfig = MisbehaviourConfig()
@@ -209,18 +211,12 @@ class Config(msgspec.Struct, frozen=True):
     @property
     def needs_learner(self) -> bool:
         """Whether any role of this node trains or scores."""
-        return self.has_role("worker") or self.has_role("learning_server")
+        audits = self.has_role("validator") and self.audit.recompute
+        return audits or self.has_role("worker") or self.has_role("learning_server")
 
 
 SECTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {
-    "node": NodeConfig,
-    "p2p": P2PConfig,
-    "api": ApiConfig,
-    "worker": WorkerConfig,
-    "learning_server": LearningServerConfig,
-    "learner": LearnerConfig,
-    "log": LogConfig,
-    "misbehaviour": MisbehaviourConfig,
+    field.name: field.type for field in msgspec.structs.fields(Config) if field.name != "directory"
 }
 
 

@@ -26,7 +26,7 @@ JobState = Literal["waiting", "running", "closing", "ended"]  # closing: ended, 
 Phase = Literal["WAITING", "COMMIT", "REVEAL", "AUDIT", "SETTLED", "VOID", "CLOSED"]
 EndReason = Literal["finished", "goal reached", "cancelled", "deadline", "failed"]
 SlotState = Literal["drawn", "committed", "revealed", "majority", "minority", "absent"]
-LearnerState = Literal["off", "starting", "idle", "training", "scoring", "failed"]
+LearnerState = Literal["off", "starting", "idle", "training", "scoring", "auditing", "failed"]
 
 SLOTS_MAX: Final = 31
 ATTEMPTS_MAX: Final = 255
@@ -125,6 +125,11 @@ class Terms(msgspec.Struct, frozen=True):
     grace_s: Annotated[int, Meta(ge=0)]
     deadline: Annotated[int, Meta(ge=1)]  # Unix time
     auto_finalise: bool = False
+    audit_ppm: Annotated[int, Meta(ge=0, le=10**6)] = 0  # probability that a round is audited, in parts per million
+    audit_window_s: Annotated[int, Meta(ge=1)] = 600
+    audit_fee_wei: Wei = "0"  # per round
+    appeal_window_s: Annotated[int, Meta(ge=0)] = 0  # 0: no appeals
+    appeal_bond_wei: Wei = "0"
 
 
 class JobSpec(msgspec.Struct, frozen=True):

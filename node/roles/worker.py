@@ -3,6 +3,7 @@
     slot held, COMMIT      Train -> Trained -> Mask -> Masked -> SubmitCommit
     own commit, REVEAL     SubmitReveal (after a restart first Recover, which unmasks the own ciphertext)
     own reveal final       PublishUpdate: M may be served now, anyone could unmask it
+    majority is another    SubmitAppeal, where the terms allow it: somebody is wrong, and it is not us
     round left behind      Abandon
     deposit out of reach   Submit(ask_sponsor), and once somebody has offered it, Enrol
 
@@ -19,7 +20,7 @@ from typing import Any, Final
 from chain.contracts import bindings as b
 from learner.manifest import Manifest
 from node.frozen import put
-from node.jobs import COMMIT, NO_JOBS, REVEAL, SETTLED, Jobs, JobView, Key, RoundView
+from node.jobs import AUDIT, COMMIT, NO_JOBS, REVEAL, SETTLED, Jobs, JobView, Key, RoundView
 from node.roles.common import (
     DEADLINE_MARGIN_S,
     ChainAdvanced,
@@ -103,6 +104,12 @@ class SubmitReveal:
 
 
 @dataclass(frozen=True, slots=True)
+class SubmitAppeal:
+    key: Key
+    bond: int  # wei
+
+
+@dataclass(frozen=True, slots=True)
 class PublishUpdate:
     key: Key
     update: bytes
@@ -123,6 +130,7 @@ class Task:
     update: bytes | None = None
     failures: int = 0
     published: bool = False
+    appealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,7 @@ class WorkerState:
         sponsors: whether this network lets others put a worker's deposit.
         fee: wei for a unit of gas that an account must have before a call.
         balance: of the account, wei.
+        appeal_max: wei; the largest bond to put on an update of our own against a majority.
     """
 
     address: bytes
@@ -146,6 +155,7 @@ class WorkerState:
     sponsors: bool = False
     fee: int = 0
     balance: int = 0
+    appeal_max: int = 10**18
     jobs: Jobs = NO_JOBS
     now: float = 0.0
     manifests: Mapping[int, Manifest | str | None] = field(default_factory=dict)  # asked for: None; refused: why
@@ -285,7 +295,7 @@ def _work(state: WorkerState, key: Key, view: RoundView, effects: list[Effect]) 
                 effects.append(SubmitCommit(key, bytes.fromhex(ciphertext)))
                 return set_task(state, key, stage="committing")
     elif state.address not in view.reveals:
-        if view.phase not in (REVEAL, SETTLED):
+        if view.phase not in (REVEAL, AUDIT, SETTLED):
             return state
         if task.update is None and task.stage != "recovering":
             effects.append(Recover(key, commit.ciphertext))
@@ -293,10 +303,21 @@ def _work(state: WorkerState, key: Key, view: RoundView, effects: list[Effect]) 
         if task.update is not None and task.stage != "revealing":
             effects.append(SubmitReveal(key, commit.ciphertext, task.update))
             return set_task(state, key, stage="revealing")
-    elif task.update is not None and not task.published:
-        effects.append(PublishUpdate(key, task.update))
-        return set_task(state, key, published=True)
+    else:
+        if task.update is not None and not task.published:
+            effects.append(PublishUpdate(key, task.update))
+            state = set_task(state, key, published=True)
+        if not task.appealed and _is_wronged(state, key, view):
+            effects.append(SubmitAppeal(key, state.jobs.by_id[key.job].posted.terms.appeal_bond))
+            state = set_task(state, key, appealed=True)
     return state
+
+
+def _is_wronged(state: WorkerState, key: Key, view: RoundView) -> bool:
+    """Whether a majority that may be appealed against, at a price we pay, is not what we have computed."""
+    terms = state.jobs.by_id[key.job].posted.terms
+    differs = view.reveals[state.address].update_digest != view.majority
+    return differs and terms.appeal_bond <= state.appeal_max and state.now < view.appeals_until(terms)
 
 
 def leave_behind(state: WorkerState, effects: list[Effect]) -> WorkerState:

@@ -10,7 +10,7 @@ from eth_hash.auto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.contracts import FAUCET, FINDER, REPLICATED, VALIDATORS, calls, compiled, events, joining, views
+from chain.contracts import FAUCET, FINDER, REPLICATED, VALIDATORS, calls, compiled, events, facts, joining, views
 from chain.contracts import bindings as b
 from chain.types import Log
 from tests.contracts.world import BASE, GOOD, MANIFEST, SEED, TERMS, UPDATE_SIZE, WORKERS
@@ -209,7 +209,7 @@ def test_a_change_of_the_validators_is_read_from_its_log_alone(validators: list[
 
 
 def test_bindings_export_every_public_name_of_their_parts() -> None:
-    for module in (calls, events, joining, views):
+    for module in (calls, events, facts, joining, views):
         own = {
             name
             for name, value in vars(module).items()
