@@ -46,6 +46,7 @@ from node.p2p.host import Network, run_network
 from node.p2p.types import GossipReceived, MessageReceived, PeerConnected, PeerLost
 from node.performer import Performer
 from node.roles import attestor, learning_server, misbehaviour, worker
+from node.roles.choice import Limits
 from node.roles.common import ChainAdvanced
 from node.screen import Screen
 from node.version import VERSION
@@ -186,6 +187,7 @@ class Node:
                 config.worker.enrol,
                 config.worker.deposit_stakes,
                 config.worker.deposit_gwei_max * 10**9,
+                Limits(config.worker.jobs_max, config.worker.reward_gwei_per_s_min * 1e9),
             )
             step = steps[config.misbehaviour.behaviour]
             self._start_role(nursery, "worker", step, state, performer.perform_worker)

@@ -94,6 +94,10 @@ class WorkerConfig(_Section, frozen=True):
     deposit_gwei_max: Annotated[
         int, Meta(ge=0, description="Most to deposit in one job, in gwei (1 flt = 1,000,000,000 gwei).")
     ] = 1000 * 10**9
+    jobs_max: Annotated[int, Meta(ge=1, le=1000, description="Jobs to be in at a time: those that pay best.")] = 8
+    reward_gwei_per_s_min: Annotated[
+        float, Meta(ge=0, description="Least reward, in gwei, for a second of training on this machine.")
+    ] = 0.0
 
 
 class LearnerConfig(_Section, frozen=True):

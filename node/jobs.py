@@ -53,6 +53,7 @@ class Record:
     earned: int = 0  # wei
     forfeited: int = 0  # wei
     enrolled: bool = False
+    evictions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +179,10 @@ def _apply(job: JobView, event: b.Event, number: int, timestamp: int) -> JobView
             return replace(job, waiting=True)
         case b.Enrolled():
             return _record(job, event.worker, enrolled=True)
-        case b.Left() | b.Evicted():
+        case b.Left():
             return _record(job, event.worker, enrolled=False)
+        case b.Evicted():
+            return _record(job, event.worker, enrolled=False, evictions=1)
         case b.JobEnded():
             return replace(job, ended=END_REASONS[event.reason], current=None, base=event.base)
         case b.RoundOpened():

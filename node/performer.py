@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -46,6 +46,7 @@ from node.roles.common import (
     TimeReached,
     WakeAt,
 )
+from node.suitability import foretold_s
 
 log = structlog.get_logger()
 
@@ -106,6 +107,12 @@ class Performer:
             case worker.Enrol():
                 call = b.enrol(effect.job, effect.deposit)
                 return await self._submit(f"enrol {effect.job}", call, effect)
+            case worker.Leave():
+                return await self._submit(f"leave {effect.job}", b.leave(effect.job), effect)
+            case worker.Withdraw():
+                return await self._submit(f"withdraw {effect.job}", b.withdraw(effect.job), effect)
+            case worker.Decline():
+                self.declined[effect.job] = effect.reason
             case worker.Train():
                 return await self.tasks.run(effect.key, lambda: self._guard(effect.key, self._train(effect)))
             case misbehaviour.Fabricate():
@@ -142,6 +149,8 @@ class Performer:
                 answer = ManifestRefused(effect.job, str(error))
         if isinstance(answer, ManifestRefused):
             self.declined[effect.job] = answer.reason
+        elif self.learner is not None and self.learner.ready is not None:
+            answer = replace(answer, round_s=foretold_s(answer.manifest, self.learner.ready))
         return answer
 
     async def _train(self, effect: worker.Train) -> worker.Trained:

@@ -1,5 +1,7 @@
 """The worker: enrols, trains for the slots it is drawn into, commits masked, reveals.
 
+    job open               FetchManifest; Enrol in those that pay best (node.roles.choice), Leave the others
+    job ended              Withdraw
     slot held, COMMIT      Train -> Trained -> Mask -> Masked -> SubmitCommit
     own commit, REVEAL     SubmitReveal (after a restart first Recover, which unmasks the own ciphertext)
     own reveal final       PublishUpdate: M may be served now, anyone could unmask it
@@ -18,6 +20,7 @@ from typing import Any, Final
 from learner.manifest import Manifest
 from node.frozen import put
 from node.jobs import COMMIT, NO_JOBS, REVEAL, SETTLED, Jobs, JobView, Key, RoundView
+from node.roles.choice import NO_LIMITS, Limits, Offer, choose
 from node.roles.common import (
     DEADLINE_MARGIN_S,
     ChainAdvanced,
@@ -62,6 +65,28 @@ Event = ChainAdvanced | TimeReached | ManifestReady | ManifestRefused | Trained 
 class Enrol:
     job: int
     deposit: int  # wei
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Have no deposit there any more; a slot that is held stays held."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Have what the contract owes sent, a job's deposit among it if that has ended."""
+
+    job: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """Tell the operator why a job that could be done is not; an empty reason takes that back."""
+
+    job: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +153,25 @@ class WorkerState:
     Attributes:
         deposit_stakes: the standing deposit, as a multiple of a job's stake.
         deposit_max: wei; a job that asks for more is left alone.
-        enrol: whether to enrol in every open job that can be done here.
+        enrol: whether to enrol in open jobs that can be done here, and leave them for better ones.
+        limits: which of them.
+        round_s: seconds that a round of a job takes here, as far as they are known.
+        verdicts: what `choice.choose` said last of each open job.
     """
 
     address: bytes
     enrol: bool = True
     deposit_stakes: int = 16
     deposit_max: int = 10**30
+    limits: Limits = NO_LIMITS
     jobs: Jobs = NO_JOBS
     now: float = 0.0
     manifests: Mapping[int, Manifest | str | None] = field(default_factory=dict)  # asked for: None; refused: why
+    round_s: Mapping[int, float] = field(default_factory=dict)
+    verdicts: Mapping[int, str] = field(default_factory=dict)
     enrolling: frozenset[int] = frozenset()
+    leaving: frozenset[int] = frozenset()
+    withdrawing: frozenset[int] = frozenset()
     tasks: Mapping[Key, Task] = field(default_factory=dict)
     wake: float | None = None
 
@@ -147,7 +180,7 @@ def step(state: WorkerState, event: Event) -> tuple[WorkerState, tuple[Effect, .
     """Take in one event and decide what to do about it."""
     state = observe(state, event)
     effects: list[Effect] = []
-    state = join_jobs(state, effects)
+    state = _withdraw(join_jobs(state, effects), effects)
     for key, view in held(state.jobs, state.address):
         state = _work(state, key, view, effects)
     state = leave_behind(state, effects)
@@ -162,6 +195,7 @@ def observe(state: WorkerState, event: Event) -> WorkerState:
         case TimeReached():
             return replace(state, now=event.now, wake=None)
         case ManifestReady():
+            state = replace(state, round_s=put(state.round_s, event.job, event.round_s))
             return replace(state, manifests=put(state.manifests, event.job, event.manifest))
         case ManifestRefused():
             return replace(state, manifests=put(state.manifests, event.job, event.reason))
@@ -176,34 +210,93 @@ def observe(state: WorkerState, event: Event) -> WorkerState:
             return _refused(state, effect.key)
         case SubmissionFailed(effect=Enrol() as effect):
             return replace(state, enrolling=state.enrolling - {effect.job})
+        case SubmissionFailed(effect=Leave() as effect):
+            return replace(state, leaving=state.leaving - {effect.job})
+        case SubmissionFailed(effect=Withdraw() as effect):
+            return replace(state, withdrawing=state.withdrawing - {effect.job})
     return state
 
 
 def join_jobs(state: WorkerState, effects: list[Effect]) -> WorkerState:
-    """Enrol once in each open job; a worker that was evicted or left does not come back by itself."""
+    """Be in the jobs that pay best; where a worker was evicted it does not come back by itself."""
     for job in state.jobs.by_id.values():
-        known = state.address in job.records
-        if job.ended or not (known or state.enrol):
-            continue
-        if job.job not in state.manifests:
+        if job.ended is None and (state.enrol or state.address in job.records) and job.job not in state.manifests:
             state = replace(state, manifests=put(state.manifests, job.job, None))
             effects.append(FetchManifest(job.job, job.posted.manifest))
-        elif job.job not in state.enrolling and _accepts(state, job):
-            if not known:
-                deposit = job.posted.terms.stake * state.deposit_stakes
-            elif job.records[state.address].enrolled and job.state == "waiting" and job.is_manned:
-                deposit = 0  # enough are enrolled, yet the last draw found too few: have it draw again
-            else:
+    if state.enrol:
+        state = _choose(state, effects)
+    joined = {job.job for job in state.jobs.by_id.values() if _is_in(state, job) and job.state != "waiting"}
+    state = replace(state, enrolling=state.enrolling - joined)
+    for job in state.jobs.by_id.values():
+        if not _is_in(state, job):
+            if not (state.verdicts.get(job.job) == "" and _has_room(state) and _may_enter(state, job)):
                 continue
+            deposit = job.posted.terms.stake * state.deposit_stakes
+        elif job.state == "waiting" and job.is_manned and _accepts(state, job):
+            deposit = 0  # enough are enrolled, yet the last draw found too few: have it draw again
+        else:
+            continue
+        if job.job not in state.enrolling:
             state = replace(state, enrolling=state.enrolling | {job.job})
             effects.append(Enrol(job.job, deposit))
     return state
 
 
+def _choose(state: WorkerState, effects: list[Effect]) -> WorkerState:
+    """Judge the open jobs anew, tell what has changed, leave what is not worth it or cannot be done."""
+    inside = [job for job in state.jobs.by_id.values() if job.ended is None and _is_in(state, job)]
+    if any(state.manifests[job.job] is None for job in inside):
+        return state  # what they pay for a second is not known yet
+    offers = [
+        Offer(
+            job.job,
+            job.posted.terms.reward,
+            state.round_s.get(job.job, 0.0),
+            job.posted.terms.commit_window_s,
+            _is_in(state, job),
+        )
+        for job in state.jobs.by_id.values()
+        if _accepts(state, job) and (_is_in(state, job) or _may_enter(state, job))
+    ]
+    verdicts = choose(offers, state.limits)
+    effects += [Decline(job, why) for job, why in verdicts.items() if why != state.verdicts.get(job, "")]
+    for job in inside:
+        if (verdicts.get(job.job) or not _is_doable(state, job)) and job.job not in state.leaving:
+            state = replace(state, leaving=state.leaving | {job.job})
+            effects.append(Leave(job.job))
+    left = {job for job in state.leaving if not _is_in(state, state.jobs.by_id[job])}
+    effects += [Withdraw(job) for job in sorted(left)]
+    return replace(state, verdicts=verdicts, leaving=state.leaving - left)
+
+
+def _withdraw(state: WorkerState, effects: list[Effect]) -> WorkerState:
+    """Once nothing of a job that has ended is open, the deposit is fetched: other jobs may want it."""
+    for job in state.jobs.by_id.values():
+        if job.state == "ended" and _is_in(state, job) and job.job not in state.withdrawing:
+            state = replace(state, withdrawing=state.withdrawing | {job.job})
+            effects.append(Withdraw(job.job))
+    return state
+
+
+def _has_room(state: WorkerState) -> bool:
+    """Not before the jobs that make room for others are left, and take no more commits of ours."""
+    busy = {key.job for key, view in held(state.jobs, state.address) if view.phase == COMMIT}
+    busy |= {job.job for job in state.jobs.by_id.values() if job.ended is None and _is_in(state, job)}
+    return not any(state.verdicts.get(job) for job in busy)
+
+
+def _is_in(state: WorkerState, job: JobView) -> bool:
+    return state.address in job.records and job.records[state.address].enrolled
+
+
+def _may_enter(state: WorkerState, job: JobView) -> bool:
+    return state.address not in job.records or not job.records[state.address].evictions
+
+
 def _accepts(state: WorkerState, job: JobView) -> bool:
     """Whether to have a deposit in a job: it can be done here, it is still open, and it does not ask for too much."""
     terms = job.posted.terms
-    lively = not job.cancelled and state.now < terms.deadline
+    lively = job.ended is None and not job.cancelled and state.now < terms.deadline
     return lively and terms.stake * state.deposit_stakes <= state.deposit_max and _is_doable(state, job)
 
 

@@ -208,6 +208,12 @@ class Worksite:
         match effect:
             case worker.Enrol():
                 self._submit("worker", f"enrol {effect.job}", b.enrol(effect.job, effect.deposit), effect)
+            case worker.Leave():
+                self._submit("worker", f"leave {effect.job}", b.leave(effect.job), effect)
+            case worker.Withdraw():
+                self._submit("worker", f"withdraw {effect.job}", b.withdraw(effect.job), effect)
+            case worker.Decline():
+                pass
             case worker.Train():
                 self._fetch(effect.key, effect.base, lambda _base: self._trained(effect))
             case misbehaviour.Fabricate():
