@@ -48,6 +48,7 @@ from node.p2p.host import Network, run_network
 from node.p2p.types import GossipReceived, MessageReceived, PeerConnected, PeerLost
 from node.performer_audits import AuditingPerformer
 from node.roles import attestor, auditor, learning_server, misbehaviour, newcomer, worker
+from node.roles.choice import Limits
 from node.roles.common import ChainAdvanced
 from node.roles.sponsors import Sponsoring
 from node.screen import Screen
@@ -199,6 +200,7 @@ class Node:
                 sponsors=joining.sponsors,
                 fee=self._account.fee,
                 appeal_max=config.audit.appeal_gwei_max * 10**9,
+                limits=Limits(config.worker.jobs_max, config.worker.reward_gwei_per_s_min * 1e9),
             )
             step = steps[config.misbehaviour.behaviour]
             self._start_role(nursery, "worker", step, state, performer.perform_worker)

@@ -97,6 +97,10 @@ class WorkerConfig(_Section, frozen=True):
     ask_faucet: Annotated[
         bool, Meta(description="Without coins, ask validators for those that the first fees cost.")
     ] = True
+    jobs_max: Annotated[int, Meta(ge=1, le=1000, description="Jobs to be in at a time: those that pay best.")] = 8
+    reward_gwei_per_s_min: Annotated[
+        float, Meta(ge=0, description="Least reward, in gwei, for a second of training on this machine.")
+    ] = 0.0
 
 
 class LearningServerConfig(_Section, frozen=True):

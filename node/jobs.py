@@ -54,6 +54,7 @@ class Record:
     earned: int = 0  # wei
     forfeited: int = 0  # wei
     enrolled: bool = False
+    evictions: int = 0  # for want of a stake
     settled: int = 0  # of its slots, those whose stake and reward the contract has settled
 
 
@@ -211,8 +212,10 @@ def _apply(job: JobView, event: b.Event, number: int, timestamp: int) -> JobView
                 offer = job.sponsorship(event.worker)
                 job = _sponsor(job, event.worker, wanted=False, offered=0, owed=offer.owed + offer.offered)
             return job
-        case b.Left() | b.Evicted():
+        case b.Left():
             return _record(job, event.worker, enrolled=False)
+        case b.Evicted():
+            return _record(job, event.worker, enrolled=False, evictions=0 if event.absent else 1)
         case b.SponsorWanted():
             return _sponsor(job, event.worker, wanted=not job.records.get(event.worker, Record()).enrolled)
         case b.Sponsored():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -33,7 +33,7 @@ from node.driver import Tasks
 from node.jobs import JobView, Key
 from node.learner_pool import JobFailed, Learner, LearnerDied, LearnerError, LearnerUnfit
 from node.preparation import Declined, judge, prepare, row_of
-from node.roles import attestor, learning_server, misbehaviour, worker
+from node.roles import attestor, learning_server, membership, misbehaviour, worker
 from node.roles.common import (
     Attest,
     FetchManifest,
@@ -48,6 +48,7 @@ from node.roles.common import (
     TimeReached,
     WakeAt,
 )
+from node.suitability import foretold_s
 
 log = structlog.get_logger()
 
@@ -105,9 +106,15 @@ class Performer:
         match effect:
             case FetchManifest():
                 return await self._prepare(effect)
-            case worker.Enrol():
+            case membership.Enrol():
                 call = b.enrol(effect.job, effect.deposit)
                 return await self._submit(f"enrol {effect.job}", call, effect)
+            case membership.Leave():
+                return await self._submit(f"leave {effect.job}", b.leave(effect.job), effect)
+            case membership.Withdraw():
+                return await self._submit(f"withdraw {effect.job}", b.withdraw(effect.job), effect)
+            case membership.Decline():
+                self.declined[effect.job] = effect.reason
             case worker.Train():
                 return await self.tasks.run(effect.key, lambda: self._guard(effect.key, self._train(effect)))
             case misbehaviour.Fabricate():
@@ -147,6 +154,8 @@ class Performer:
                 answer = ManifestRefused(effect.job, str(error))
         if isinstance(answer, ManifestRefused):
             self.declined[effect.job] = answer.reason
+        elif self.learner is not None and self.learner.ready is not None:
+            answer = replace(answer, round_s=foretold_s(answer.manifest, self.learner.ready))
         return answer
 
     async def _train(self, effect: worker.Train) -> worker.Trained:

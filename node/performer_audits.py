@@ -73,9 +73,10 @@ class AuditingPerformer(Performer):
         base = await self.exchange.fetch(work.base, work.size, size=work.size)
         dataset = await self._dataset(manifest)
         await judge(manifest, await trio.to_thread.run_sync(data.decode, dataset), self.job(work.key.job), learner)
+        row = await row_of(manifest, work.key, self.exchange)
         self.activity.state, self.activity.key = "auditing", work.key
         try:
-            update = await learner.train(manifest, base, dataset, work.batch_seed)
+            update = await learner.train(manifest, base, dataset, work.batch_seed, row)
         finally:
             self.activity.state, self.activity.key = "idle", None
         return await trio.to_thread.run_sync(unixfs.digest_of, update)

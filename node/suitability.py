@@ -22,9 +22,7 @@ def unsuitable(
     needed_mb = memory_bytes(manifest, dataset, config.threads) / 2**20
     if needed_mb > config.memory_max_mb:
         return f"it needs about {needed_mb:.0f} MB of memory; `memory_max_mb` in [learner] is {config.memory_max_mb}"
-    if not (ready.multiplications_per_s > 0 and ready.step_ms >= 0):  # also for NaN
-        return ""
-    seconds = round_s(manifest, Speed(ready.step_ms, ready.multiplications_per_s))
+    seconds = foretold_s(manifest, ready)
     threads = f"{config.threads} thread" + ("s" if config.threads > 1 else "")
     takes = f"a round takes about {seconds:.3g} s with {threads} of this machine"
     if seconds > config.job_timeout_s:
@@ -32,3 +30,10 @@ def unsuitable(
     if seconds > commit_window_s:
         return f"{takes}; its commit window is {commit_window_s:g} s"
     return ""
+
+
+def foretold_s(manifest: Manifest, ready: Ready) -> float:
+    """Seconds that a job's rounds will take here, roughly; 0 without a measurement."""
+    if not (ready.multiplications_per_s > 0 and ready.step_ms >= 0):  # also for NaN
+        return 0.0
+    return round_s(manifest, Speed(ready.step_ms, ready.multiplications_per_s))

@@ -37,6 +37,7 @@ class TimeReached:
 class ManifestReady:
     job: int
     manifest: Manifest
+    round_s: float = 0.0  # what a round will take here; 0: not known
 
 
 @dataclass(frozen=True, slots=True)

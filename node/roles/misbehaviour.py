@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from node.jobs import COMMIT, REVEAL, SETTLED, Key, RoundView
-from node.roles import worker
+from node.roles import membership, worker
 from node.roles.common import Effect, held
 from node.roles.worker import SubmitCommit, SubmitReveal, Task, Train, WorkerState
 
@@ -31,7 +31,7 @@ def step_copier(state: WorkerState, event: worker.Event) -> tuple[WorkerState, t
     """Commits to the first ciphertext that somebody else committed, and later claims that worker's result."""
     state = worker.observe(state, event)
     effects: list[Effect] = []
-    state = worker.join_jobs(state, effects)
+    state = membership.decide(state, effects)
     for key, view in held(state.jobs, state.address):
         state = _copy(state, key, view, effects)
     return worker.leave_behind(state, effects), tuple(effects)

@@ -1,11 +1,11 @@
 """The worker: enrols, trains for the slots it is drawn into, commits masked, reveals.
 
+    job open, job ended    be in it, or not (node.roles.membership)
     slot held, COMMIT      Train -> Trained -> Mask -> Masked -> SubmitCommit
     own commit, REVEAL     SubmitReveal (after a restart first Recover, which unmasks the own ciphertext)
     own reveal final       PublishUpdate: M may be served now, anyone could unmask it
     majority is another    SubmitAppeal, where the terms allow it: somebody is wrong, and it is not us
     round left behind      Abandon
-    deposit out of reach   Submit(ask_sponsor), and once somebody has offered it, Enrol
 
 What was asked for and has not come back is in `Task.stage`, so that nothing is asked for twice; whether it *worked*
 is read from the chain alone.
@@ -17,19 +17,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from chain.contracts import bindings as b
 from learner.manifest import Manifest
 from node.frozen import put
-from node.jobs import AUDIT, COMMIT, NO_JOBS, REVEAL, SETTLED, Jobs, JobView, Key, RoundView
+from node.jobs import AUDIT, COMMIT, REVEAL, SETTLED, Jobs, Key, RoundView
+from node.roles import membership
 from node.roles.common import (
     DEADLINE_MARGIN_S,
     ChainAdvanced,
     Effect,
-    FetchManifest,
     ManifestReady,
     ManifestRefused,
     SubmissionFailed,
-    Submit,
     SubmitEnd,
     SubmitFinalise,
     TimeReached,
@@ -37,6 +35,7 @@ from node.roles.common import (
     held,
     overdue,
 )
+from node.roles.membership import Membership
 
 FAILURES_MAX: Final = 7  # per task, each after a longer pause; then the slot is given up and its stake with it
 
@@ -60,12 +59,6 @@ class WorkFailed:
 
 
 Event = ChainAdvanced | TimeReached | ManifestReady | ManifestRefused | Trained | Masked | WorkFailed | SubmissionFailed
-
-
-@dataclass(frozen=True, slots=True)
-class Enrol:
-    job: int
-    deposit: int  # wei
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,33 +127,13 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerState:
+class WorkerState(Membership):
     """
     Attributes:
-        deposit_stakes: the standing deposit, as a multiple of a job's stake.
-        deposit_max: wei; a job that asks for more is left alone.
-        locked_s_max: likewise a job whose terms let its owner keep a slot's stake for longer.
-        enrol: whether to enrol in every open job that can be done here.
-        sponsors: whether this network lets others put a worker's deposit.
-        fee: wei for a unit of gas that an account must have before a call.
-        balance: of the account, wei.
         appeal_max: wei; the largest bond to put on an update of our own against a majority.
     """
 
-    address: bytes
-    enrol: bool = True
-    deposit_stakes: int = 16
-    deposit_max: int = 10**30
-    locked_s_max: int = 7 * 86400
-    sponsors: bool = False
-    fee: int = 0
-    balance: int = 0
     appeal_max: int = 10**18
-    jobs: Jobs = NO_JOBS
-    now: float = 0.0
-    manifests: Mapping[int, Manifest | str | None] = field(default_factory=dict)  # asked for: None; refused: why
-    enrolling: frozenset[int] = frozenset()
-    asking: frozenset[int] = frozenset()  # for a sponsor
     tasks: Mapping[Key, Task] = field(default_factory=dict)
     wake: float | None = None
 
@@ -169,7 +142,7 @@ def step(state: WorkerState, event: Event) -> tuple[WorkerState, tuple[Effect, .
     """Take in one event and decide what to do about it."""
     state = observe(state, event)
     effects: list[Effect] = []
-    state = join_jobs(state, effects)
+    state = membership.decide(state, effects)
     for key, view in held(state.jobs, state.address):
         state = _work(state, key, view, effects)
     state = leave_behind(state, effects)
@@ -179,15 +152,8 @@ def step(state: WorkerState, event: Event) -> tuple[WorkerState, tuple[Effect, .
 def observe(state: WorkerState, event: Event) -> WorkerState:
     """Take in one event, without consequences."""
     match event:
-        case ChainAdvanced():
-            asking = {job for job in state.asking if not _has_asked(state, event.jobs.by_id[job])}
-            return replace(state, jobs=event.jobs, now=event.now, balance=event.balance, asking=frozenset(asking))
         case TimeReached():
             return replace(state, now=event.now, wake=None)
-        case ManifestReady():
-            return replace(state, manifests=put(state.manifests, event.job, event.manifest))
-        case ManifestRefused():
-            return replace(state, manifests=put(state.manifests, event.job, event.reason))
         case Trained() if event.key in state.tasks:
             return set_task(state, event.key, stage="trained", update=event.update)
         case Masked() if event.key in state.tasks:
@@ -197,81 +163,7 @@ def observe(state: WorkerState, event: Event) -> WorkerState:
             return set_task(state, event.key, stage="new", update=None, failures=task.failures + 1)
         case SubmissionFailed(effect=SubmitCommit() | SubmitReveal() as effect) if effect.key in state.tasks:
             return _refused(state, effect.key)
-        case SubmissionFailed(effect=Enrol() as effect):
-            return replace(state, enrolling=state.enrolling - {effect.job})
-        case SubmissionFailed(effect=Submit() as effect):
-            return replace(state, asking=frozenset(job for job in state.asking if effect != ask_sponsor(job)))
-    return state
-
-
-def join_jobs(state: WorkerState, effects: list[Effect]) -> WorkerState:
-    """Enrol once in each open job; a worker that was evicted or left does not come back by itself."""
-    for job in state.jobs.by_id.values():
-        known = state.address in job.records
-        if job.ended or not (known or state.enrol):
-            continue
-        if job.job not in state.manifests:
-            state = replace(state, manifests=put(state.manifests, job.job, None))
-            effects.append(FetchManifest(job.job, job.posted.manifest))
-        elif job.job not in state.enrolling and _accepts(state, job):
-            if not known:
-                if (effect := _joining(state, job)) is None:
-                    continue
-                if not isinstance(effect, Enrol):
-                    state = replace(state, asking=state.asking | {job.job})
-                    effects.append(effect)
-                    continue
-                deposit = effect.deposit
-            elif job.records[state.address].enrolled and job.state == "waiting" and job.is_manned:
-                deposit = 0  # enough are enrolled, yet the last draw found too few: have it draw again
-            else:
-                continue
-            state = replace(state, enrolling=state.enrolling | {job.job})
-            effects.append(Enrol(job.job, deposit))
-    return state
-
-
-def _joining(state: WorkerState, job: JobView) -> Enrol | Submit | None:
-    """How to come into a job: with one's own deposit, or a sponsor's; None while there is nothing to do for it."""
-    deposit = job.posted.terms.stake * state.deposit_stakes
-    own = state.balance - b.OPENING_GAS * state.fee
-    if own >= 0 and job.sponsorship(state.address).offered:
-        return Enrol(job.job, 0)
-    if own >= deposit:
-        return Enrol(job.job, deposit)
-    affordable = state.balance >= b.ASK_SPONSOR_GAS * state.fee
-    if state.sponsors and affordable and job.job not in state.asking and not _has_asked(state, job):
-        return ask_sponsor(job.job)
-    return None
-
-
-def _has_asked(state: WorkerState, job: JobView) -> bool:
-    known = job.sponsorship(state.address)
-    return known.wanted or known.offered > 0 or known.owed > 0
-
-
-def ask_sponsor(job: int) -> Submit:
-    return Submit(f"ask sponsor {job}", b.ask_sponsor(job))
-
-
-def _accepts(state: WorkerState, job: JobView) -> bool:
-    """Whether to have a deposit in a job: it can be done here, it is still open, and it does not ask for too much."""
-    terms = job.posted.terms
-    lively = not job.cancelled and state.now < terms.deadline
-    # an owner that never acts keeps the model and every stake until the grace of a round at its slowest is over
-    locked_s = terms.commit_window_s + terms.reveal_window_s + 2 * terms.last_call_s + terms.grace_s
-    bearable = locked_s <= state.locked_s_max and terms.stake * state.deposit_stakes <= state.deposit_max
-    return lively and bearable and not _draw_is_known(job) and _is_doable(state, job)
-
-
-def _draw_is_known(job: JobView) -> bool:
-    """Whether a round with a winner waits to be finalised: until then nobody may join."""
-    view = None if job.current is None else job.open.get(job.current)
-    return view is not None and view.majority is not None and view.phase == REVEAL
-
-
-def _is_doable(state: WorkerState, job: JobView) -> bool:
-    return isinstance(state.manifests.get(job.job), Manifest)
+    return membership.observe(state, event)
 
 
 def _work(state: WorkerState, key: Key, view: RoundView, effects: list[Effect]) -> WorkerState:

@@ -12,7 +12,7 @@ from chain.contracts import bindings as b
 from chain.header import address_of_secret
 from node import wire
 from node.jobs import Jobs, Sponsorship
-from node.roles import granter, learning_server, newcomer, worker
+from node.roles import granter, learning_server, membership, newcomer, worker
 from node.roles.common import ChainAdvanced, ManifestReady, SubmissionFailed, Submit, WakeAt
 from node.roles.granter import ASKED_MAX, PEER_PAUSE_S, Facts, GranterState, admit, judge
 from node.roles.newcomer import GRANT_WAIT_S, PAUSE_MIN_S, AskGrant, GrantAnswered, LookedAround, NewcomerState
@@ -196,7 +196,7 @@ def test_a_worker_that_cannot_pay_the_deposit_asks_for_a_sponsor_and_enrols_when
     assert effects == []
     offered = job_of(b.Sponsored(1, NEWCOMER, OWNER, 400), start=asked)
     state, effects = play(worker.step, state, final(offered, FEES), final(offered, FEES))
-    assert effects == [worker.Enrol(1, 0)]
+    assert effects == [membership.Enrol(1, 0)]
     enrolled = job_of(b.Enrolled(1, NEWCOMER, 400), start=offered)
     assert enrolled.by_id[1].sponsorship(NEWCOMER) == Sponsorship(False, OWNER, 0, 400)
     _, effects = play(worker.step, state, final(enrolled, FEES))
@@ -209,7 +209,7 @@ def test_a_worker_started_anew_goes_on_from_the_chain_alone() -> None:
     assert effects[1:] == []
     offered = job_of(b.Sponsored(1, NEWCOMER, OWNER, 400), start=asked)
     _, effects = play(worker.step, POOR, final(offered, FEES), READY)
-    assert effects[1:] == [worker.Enrol(1, 0)]
+    assert effects[1:] == [membership.Enrol(1, 0)]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_worker_started_anew_goes_on_from_the_chain_alone() -> None:
         (replace(POOR, sponsors=False), FEES, None),
         (POOR, 0, None),  # not even the fee of asking
         (POOR, FEES + 4 * TERMS.stake - 1, ASKED),
-        (POOR, FEES + 4 * TERMS.stake, worker.Enrol(1, 4 * TERMS.stake)),
+        (POOR, FEES + 4 * TERMS.stake, membership.Enrol(1, 4 * TERMS.stake)),
     ],
 )
 def test_a_worker_asks_for_a_sponsor_only_where_it_has_to_and_may(
@@ -234,9 +234,9 @@ def test_a_worker_asks_again_when_asking_failed_or_the_offer_was_taken_back() ->
     assert effects == [ASKED]
     offered = job_of(b.SponsorWanted(1, NEWCOMER), b.Sponsored(1, NEWCOMER, OWNER, 400))
     state, effects = play(worker.step, state, final(offered, FEES))
-    assert effects == [worker.Enrol(1, 0)]
+    assert effects == [membership.Enrol(1, 0)]
     gone = job_of(b.Unsponsored(1, NEWCOMER, OWNER, 400), start=offered)
-    state, effects = play(worker.step, state, final(gone, FEES), SubmissionFailed(worker.Enrol(1, 0), "it reverted"))
+    state, effects = play(worker.step, state, final(gone, FEES), SubmissionFailed(membership.Enrol(1, 0), "it reverted"))
     assert effects == [ASKED]
 
 

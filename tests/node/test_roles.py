@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chain.contracts import bindings as b
 from chain.types import RevealClaim
 from node.jobs import Jobs, Key
-from node.roles import attestor, learning_server, misbehaviour, worker
+from node.roles import attestor, learning_server, membership, misbehaviour, worker
 from node.roles.common import (
     ChainAdvanced,
     FetchManifest,
@@ -71,21 +71,21 @@ def test_a_worker_enrols_once_it_has_read_the_manifest() -> None:
     state, effects = play(worker.step, worker.WorkerState(NEWCOMER, deposit_stakes=4), at(job_of()))
     assert effects == [FetchManifest(1, MANIFEST.digest())]
     state, effects = play(worker.step, state, READY, at(job_of()))
-    assert effects == [worker.Enrol(1, 4 * TERMS.stake)]
+    assert effects == [membership.Enrol(1, 4 * TERMS.stake)]
 
 
 def test_a_worker_stays_away_from_a_job_whose_manifest_it_refuses() -> None:
     _, effects = play(worker.step, worker.WorkerState(NEWCOMER), at(job_of()), ManifestRefused(1, "no"), at(job_of()))
-    assert not [e for e in effects if isinstance(e, worker.Enrol)]
+    assert not [e for e in effects if isinstance(e, membership.Enrol)]
 
 
 def test_a_worker_stays_away_from_jobs_that_are_past_their_deadline_or_ask_for_too_much() -> None:
     late = ChainAdvanced(job_of(), TERMS.deadline + 1)
     _, effects = play(worker.step, worker.WorkerState(NEWCOMER), late, READY)
-    assert not [e for e in effects if isinstance(e, worker.Enrol)]
+    assert not [e for e in effects if isinstance(e, membership.Enrol)]
     poor = worker.WorkerState(NEWCOMER, deposit_stakes=4, deposit_max=4 * TERMS.stake - 1)
     _, effects = play(worker.step, poor, at(job_of()), READY)
-    assert not [e for e in effects if isinstance(e, worker.Enrol)]
+    assert not [e for e in effects if isinstance(e, membership.Enrol)]
 
 
 def test_a_worker_stays_away_from_a_job_whose_owner_could_lock_its_stake_for_longer_than_it_bears() -> None:
@@ -94,19 +94,19 @@ def test_a_worker_stays_away_from_a_job_whose_owner_could_lock_its_stake_for_lon
     for limit_s, enrols in ((locked_s, True), (locked_s - 1, False)):
         state = worker.WorkerState(NEWCOMER, locked_s_max=limit_s)
         _, effects = play(worker.step, state, at(job_of()), READY, at(job_of()))
-        assert bool([e for e in effects if isinstance(e, worker.Enrol)]) == enrols
+        assert bool([e for e in effects if isinstance(e, membership.Enrol)]) == enrols
 
 
 def test_a_worker_waits_with_joining_while_a_round_that_has_a_winner_waits_to_be_finalised() -> None:
     reveals = [opened(), *map(committed, WORKERS), reveal_opened(), revealed(WORKERS[0]), revealed(WORKERS[1])]
     for events, enrols in ((reveals, True), ([*reveals, majority()], False)):
         _, effects = play(worker.step, worker.WorkerState(NEWCOMER), at(job_of(*events)), READY)
-        assert bool([e for e in effects if isinstance(e, worker.Enrol)]) == enrols
+        assert bool([e for e in effects if isinstance(e, membership.Enrol)]) == enrols
 
 
 def test_a_worker_has_a_manned_job_that_waits_draw_again() -> None:
     _, effects = play(worker.step, worker.WorkerState(ME), at(job_of(b.JobWaiting(1, 3))), READY, at(job_of()))
-    assert effects.count(worker.Enrol(1, 0)) == 1
+    assert effects.count(membership.Enrol(1, 0)) == 1
 
 
 def test_a_job_that_waits_past_its_deadline_is_ended_by_its_owner_and_later_by_anybody_in_it() -> None:
@@ -130,7 +130,7 @@ def test_a_failed_finalise_is_repeated_as_it_was() -> None:
 def test_a_worker_that_was_evicted_does_not_come_back_by_itself() -> None:
     jobs = job_of(b.Evicted(1, ME, False))
     _, effects = play(worker.step, worker.WorkerState(ME), at(jobs), READY)
-    assert not [e for e in effects if isinstance(e, worker.Enrol)]
+    assert not [e for e in effects if isinstance(e, membership.Enrol)]
 
 
 def test_a_slot_is_trained_masked_committed_and_revealed() -> None:

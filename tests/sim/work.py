@@ -27,7 +27,7 @@ from node import unixfs
 from node.account import Account, Entry, QueueFull, TransactionFailed
 from node.feed import Feed
 from node.jobs import Key
-from node.roles import attestor, auditor, learning_server, misbehaviour, worker
+from node.roles import attestor, auditor, learning_server, membership, misbehaviour, worker
 from node.roles import common as c
 from node.roles.sponsors import Sponsoring
 from tests.node.ledger_world import Member
@@ -224,8 +224,14 @@ class Worksite:
     # ---- effects ----------------------------------------------------------------------------------------------------
     def _perform_worker(self, effect: Any) -> None:
         match effect:
-            case worker.Enrol():
+            case membership.Enrol():
                 self._submit("worker", f"enrol {effect.job}", b.enrol(effect.job, effect.deposit), effect)
+            case membership.Leave():
+                self._submit("worker", f"leave {effect.job}", b.leave(effect.job), effect)
+            case membership.Withdraw():
+                self._submit("worker", f"withdraw {effect.job}", b.withdraw(effect.job), effect)
+            case membership.Decline():
+                pass
             case worker.Train():
                 self._fetch(effect.key, effect.base, lambda _base: self._trained(effect))
             case misbehaviour.Fabricate():
