@@ -45,8 +45,8 @@ TERMS: Final = {
 GOAL: Final = 0.951
 LIMIT_S: Final = 300.0
 
-# Over IDX files, such as MNIST's. With 7 bits a round takes seconds and the accuracy is that of 14, within a tenth of a
-# percent (docs/EXACT.md); as many workers as there are train at once, so the windows allow for a slow machine.
+# Over IDX files, such as MNIST's. With 7 bits a round takes seconds and the accuracy is that of 14 within a fifth of a
+# point (docs/RESULTS.md); as many workers as there are train at once, so the windows allow for a slow machine.
 MODELS: Final = ("mlp", "cnn")
 IDX_BATCH_SIZE: Final = 64
 IDX_JOB: Final[Mapping[str, Mapping[str, Any]]] = {
