@@ -93,6 +93,8 @@ def entries_of(event: schema.JobEvent, job: schema.JobSummary, address: str) -> 
             case "DebtRepaid":
                 what = f"{event.worker} repaid {format_wei(detail['amount'])}"
                 yield msgspec.structs.replace(entry, what=what)
+    if event.name == "AuditOpened" and detail["appellant"] == address:
+        yield msgspec.structs.replace(entry, what="appealed against the majority: the bond is put up")
     if job.owner == address:
         match event.name:
             case "JobPosted":

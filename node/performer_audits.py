@@ -20,7 +20,7 @@ from node import unixfs
 from node.blobs import BlobTooLarge
 from node.learner_pool import JobFailed, LearnerUnfit
 from node.performer import WORK_FAULTS, Performer
-from node.preparation import Declined, judge
+from node.preparation import Declined, judge, row_of
 from node.roles import auditor
 from node.roles.common import Attest
 
@@ -76,7 +76,7 @@ class AuditingPerformer(Performer):
         row = await row_of(manifest, work.key, self.exchange)
         self.activity.state, self.activity.key = "auditing", work.key
         try:
-            update = await learner.train(manifest, base, dataset, work.batch_seed, row)
+            update = await learner.train(manifest, base, dataset, work.batch_seed, row=row)
         finally:
             self.activity.state, self.activity.key = "idle", None
         return await trio.to_thread.run_sync(unixfs.digest_of, update)

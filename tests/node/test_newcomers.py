@@ -236,7 +236,8 @@ def test_a_worker_asks_again_when_asking_failed_or_the_offer_was_taken_back() ->
     state, effects = play(worker.step, state, final(offered, FEES))
     assert effects == [membership.Enrol(1, 0)]
     gone = job_of(b.Unsponsored(1, NEWCOMER, OWNER, 400), start=offered)
-    state, effects = play(worker.step, state, final(gone, FEES), SubmissionFailed(membership.Enrol(1, 0), "it reverted"))
+    failed = SubmissionFailed(membership.Enrol(1, 0), "it reverted")
+    state, effects = play(worker.step, state, final(gone, FEES), failed)
     assert effects == [ASKED]
 
 
