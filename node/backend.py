@@ -236,13 +236,7 @@ class NodeBackend:
 
     async def withdraw(self, wait_s: float) -> schema.Submitted:
         address = self.account_queue.address
-        mine = [
-            job
-            for job in self.feed.jobs.by_id.values()
-            if address in job.records
-            or job.owner == address
-            or any(each.sponsor == address for each in job.sponsorships.values())
-        ]
+        mine = [job for job in self.feed.jobs.by_id.values() if job.concerns(address)]
         if not mine:
             raise BackendError("this account has taken part in no job, so the contract owes it nothing")
         result: schema.Submitted | None = None

@@ -167,6 +167,11 @@ class JobView:
     def sponsorship(self, worker: bytes) -> Sponsorship:
         return self.sponsorships.get(worker, NO_SPONSORSHIP)
 
+    def concerns(self, account: bytes) -> bool:
+        """Whether the contract may owe an account something for this job."""
+        sponsors = {each.sponsor for each in self.sponsorships.values()}
+        return account in self.records or account == self.owner or account in sponsors
+
     def enrolled(self) -> int:
         return sum(record.enrolled for record in self.records.values())
 

@@ -1,11 +1,23 @@
-"""What status says about the learner (pure)."""
+"""What the learner is doing, and what status says about it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from node.api import schema
 from node.api.schema import LearnerState
+from node.jobs import Key
 from node.learner_pool import Learner
-from node.performer import Activity
+
+
+@dataclass
+class Activity:
+    """What the learner is doing, for status."""
+
+    state: LearnerState = "off"
+    key: Key | None = None
+    step: int = 0
+    steps: int = 0
 
 
 def learner_info(activity: Activity, learner: Learner | None) -> schema.LearnerInfo:

@@ -26,12 +26,12 @@ from learner.manifest import Manifest
 from learner.protocol import Progress
 from node import unixfs
 from node.account import Account, QueueFull, TransactionFailed
-from node.api.schema import LearnerState
 from node.blobs import BlobError, BlobExchange, BlobStore, BlobTooLarge
 from node.bounded import BoundedDict
 from node.driver import Tasks
 from node.jobs import JobView, Key
 from node.learner_pool import JobFailed, Learner, LearnerDied, LearnerError, LearnerUnfit
+from node.learner_screen import Activity
 from node.preparation import Declined, judge, prepare, row_of
 from node.roles import attestor, learning_server, membership, misbehaviour, worker
 from node.roles.common import (
@@ -57,16 +57,6 @@ REST_MIN_S: Final = 1.0
 REST_MAX_S: Final = 60.0
 FAILURES_KEPT_MAX: Final = 4096
 DECLINED_KEPT_MAX: Final = 4096
-
-
-@dataclass
-class Activity:
-    """What the learner is doing, for status."""
-
-    state: LearnerState = "off"
-    key: Key | None = None
-    step: int = 0
-    steps: int = 0
 
 
 @dataclass

@@ -79,6 +79,7 @@ from chain.contracts.events import (
 from chain.contracts.facts import claim_of, validators_of
 from chain.contracts.joining import DebtRepaid, Granted, Sponsored, SponsorWanted, Unsponsored
 from chain.contracts.views import (
+    ABSENT,
     APPEALED,
     AUDIT,
     AUDIT_LAPSED,
@@ -139,6 +140,7 @@ from chain.contracts.views import (
 )
 
 __all__ = [
+    "ABSENT",
     "APPEALED",
     "ASK_SPONSOR_GAS",
     "AUDIT",

@@ -84,12 +84,12 @@ CANCELLED: constant(uint256) = 3
 DEADLINE: constant(uint256) = 4
 FAILED: constant(uint256) = 5
 
-# states of a seat; 0 means that the worker was not drawn
+# states of a seat; 0 means that the worker was not drawn; ABSENT is settled too, of one that did not commit
 DRAWN: constant(uint256) = 1
 COMMITTED: constant(uint256) = 2
 REVEALED: constant(uint256) = 3
 SEAT_SETTLED: constant(uint256) = 4
-ABSENT: constant(uint256) = 5  # settled, of a worker that did not commit
+ABSENT: constant(uint256) = 5
 
 
 # of an attempt's audit; 0 means that there was none

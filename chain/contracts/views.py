@@ -55,6 +55,7 @@ DRAWN: Final = 1
 COMMITTED: Final = 2
 REVEALED: Final = 3
 SEAT_SETTLED: Final = 4
+ABSENT: Final = 5  # settled, of a worker that did not commit
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from eth_hash.auto import keccak
 
@@ -19,86 +19,9 @@ from chain.contracts import bindings as b
 from chain.contracts.events import Event, Terms
 from tests.contracts.evm_harness import PROPOSER, hash_of_block
 from tests.contracts.model_terms import Refused, check_terms, need
+from tests.contracts.model_values import ZERO, Job, Round, Seat, Sponsorship
 
 UPDATE_SIZE_MAX = 64 * 2**20
-ZERO = bytes(20)
-
-
-@dataclass
-class Seat:
-    state: int = b.DRAWN
-    ciphertext: bytes = b""
-    r_hash: bytes = b""
-    s_hash: bytes = b""
-    update: bytes = b""
-
-
-@dataclass
-class Round:
-    base: bytes
-    deadline: int
-    seats: dict[bytes, Seat]
-    phase: int = b.COMMIT
-    winner: bytes | None = None
-    last_call_until: int = 0
-    grace_until: int = 0
-    rewards_paid: int = 0
-    opened_in: int = 0
-    seed: bytes = bytes(32)
-    audit: int = 0
-    appellant: bytes = ZERO
-    fee: int = 0
-
-    @property
-    def commits(self) -> int:
-        return sum(seat.ciphertext != b"" for seat in self.seats.values())
-
-    @property
-    def reveals(self) -> int:
-        return sum(seat.update != b"" for seat in self.seats.values())
-
-    def votes(self, update: bytes | None) -> int:
-        return sum(seat.update == update for seat in self.seats.values())
-
-    @property
-    def rewards_unpaid(self) -> int:
-        """Rewards still reserved, counted in slots."""
-        match self.phase:
-            case b.VOID:
-                return 0
-            case b.CLOSED:
-                return self.votes(self.winner) - self.rewards_paid
-        return len(self.seats) - self.rewards_paid
-
-
-@dataclass
-class Sponsorship:
-    wanted: bool = False
-    sponsor: bytes = bytes(20)
-    offered: int = 0
-    owed: int = 0
-
-
-@dataclass
-class Job:
-    owner: bytes
-    manifest: bytes
-    update_size: int
-    seed: bytes
-    base: bytes
-    terms: Terms
-    escrow: int
-    state: int = b.WAITING
-    cancelled: bool = False
-    entropy: bytes = bytes(32)
-    settled: int = 0
-    attempt: int = 1
-    pool: list[bytes] = field(default_factory=list)
-    seated: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # where each of the pool was drawn last
-    free: dict[bytes, int] = field(default_factory=lambda: defaultdict(int))
-    queues: dict[bytes, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
-    rounds: dict[tuple[int, int], Round] = field(default_factory=dict)
-    sponsorships: dict[bytes, Sponsorship] = field(default_factory=lambda: defaultdict(Sponsorship))
 
 
 class Model:
@@ -589,7 +512,7 @@ class Model:
                 keeps = won = seat.update == seat_round.winner
             case _:
                 return False
-        seat.state = b.SEAT_SETTLED
+        seat.state = b.SEAT_SETTLED if seat.ciphertext else b.ABSENT
         earned = job.terms.reward if won else 0
         forfeited = 0 if keeps else job.terms.stake
         seat_round.rewards_paid += won

@@ -61,7 +61,8 @@ def test_numbers_of_phases_states_and_reasons_are_those_of_the_contract() -> Non
         text = file.read()
     for name in (
         "COMMIT", "REVEAL", "AUDIT", "SETTLED", "VOID", "CLOSED", "WAITING", "RUNNING", "ENDED", "FINISHED", "STOPPED",
-        "CANCELLED", "DEADLINE", "FAILED", "DRAWN", "COMMITTED", "REVEALED", "SEAT_SETTLED", "DRAWN_BY_LOT",
+        "CANCELLED", "DEADLINE", "FAILED", "DRAWN", "COMMITTED", "REVEALED", "SEAT_SETTLED", "ABSENT",
+        "DRAWN_BY_LOT",
         "APPEALED", "UNDECIDED",
     ):  # fmt: skip
         assert f"\n{name}: constant(uint256) = {getattr(views, name)}\n" in text

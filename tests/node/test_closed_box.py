@@ -17,8 +17,7 @@ from learner.manifest import Manifest
 from learner.presets import mlp
 from learner.train import initial_bytes, load_samples, train_round
 from node.learner_pool import JobFailed, Learner, LearnerConfig, LearnerUnfit, open_learner
-from node.learner_screen import learner_info
-from node.performer import Activity
+from node.learner_screen import Activity, learner_info
 from tests.learner.examples import DIGITS, digits_manifest
 
 MANIFEST = digits_manifest(steps=5)
