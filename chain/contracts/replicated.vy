@@ -58,8 +58,8 @@ UPDATE_SIZE_MAX: constant(uint256) = 64 * 2**20
 SETTLE_BESIDE: constant(uint256) = 2
 SETTLE_MAX: constant(uint256) = 8
 
-# looks at enrolled workers in one drawing: 31 slots, and 16 evictions
-DRAWS_MAX: constant(uint256) = terms_rules.SLOTS_MAX + 16
+# looks at enrolled workers in one drawing: 31 slots, and as many evictions
+DRAWS_MAX: constant(uint256) = 2 * terms_rules.SLOTS_MAX
 
 # how far back BLOCKHASH reaches
 HASHES_MAX: constant(uint256) = 256
@@ -826,10 +826,10 @@ def _draw(job: uint256, slots: uint256, stake: uint256, workers_min: uint256) ->
         if count > slots:
             place += convert(keccak256(abi_encode(entropy, job, step)), uint256) % (count - drawn)
         worker: address = self.enrolled[job][place]
-        self._settle_seats(job, worker, SETTLE_BESIDE)
-        poor: bool = self.enrolments[job][worker].free < stake
-        absent: bool = not poor and count > workers_min and self._was_absent(job, worker)
-        if poor or absent:
+        absent: bool = count > workers_min and self._was_absent(job, worker)
+        if not absent:
+            self._settle_seats(job, worker, SETTLE_BESIDE)
+        if absent or self.enrolments[job][worker].free < stake:
             log events.Evicted(job=job, worker=worker, absent=absent)
             self._remove(job, worker)
         else:

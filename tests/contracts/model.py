@@ -307,7 +307,7 @@ class Model:
     def draw(self, number: int) -> list[bytes]:
         job = self.jobs[number]
         drawn = 0
-        for step in range(47):
+        for step in range(62):
             left = len(job.pool) - drawn
             if left == 0 or drawn == job.terms.slots:
                 break
@@ -315,12 +315,12 @@ class Model:
             if len(job.pool) > job.terms.slots:
                 place += int.from_bytes(keccak(job.entropy + word(number) + word(step)), "big") % left
             worker = job.pool[place]
-            self.settle_seats(number, worker, 2)
             last = job.seated.get(worker)
             absent = len(job.pool) > job.terms.workers_min and last is not None
-            poor = job.free[worker] < job.terms.stake
-            absent = absent and not poor and job.rounds[last].seats[worker].ciphertext == b""
-            if poor or absent:
+            absent = absent and job.rounds[last].seats[worker].ciphertext == b""
+            if not absent:
+                self.settle_seats(number, worker, 2)
+            if absent or job.free[worker] < job.terms.stake:
                 self.log(b.Evicted(number, worker, absent))
                 self.remove(number, worker)
             else:

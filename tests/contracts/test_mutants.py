@@ -180,7 +180,7 @@ def what_was_not_spent_stays_where_it_is(world: Watched) -> None:
 
 
 @mutant(
-    "absent: bool = not poor and count > workers_min and self._was_absent(job, worker)",
+    "absent: bool = count > workers_min and self._was_absent(job, worker)",
     "absent: bool = False",
     "delayed twice",
 )
