@@ -23,7 +23,7 @@ from chain.genesis import Network as NetworkFile
 from chain.genesis import load_network
 from chain.mempool import Mempool
 from chain.store import Store
-from chain.types import Claim
+from chain.types import AuditClaim, Claim
 from node import link as links
 from node.account import Account
 from node.api.backend import Backend
@@ -44,8 +44,8 @@ from node.ledger import TOPIC_REFUSALS, TOPIC_TRANSACTIONS, Ledger
 from node.logs import configure_logging, say
 from node.p2p.host import Network, run_network
 from node.p2p.types import GossipReceived, MessageReceived, PeerConnected, PeerLost
-from node.performer import Performer
-from node.roles import attestor, learning_server, misbehaviour, worker
+from node.performer_audits import AuditingPerformer
+from node.roles import attestor, auditor, learning_server, misbehaviour, worker
 from node.roles.common import ChainAdvanced
 from node.screen import Screen
 from node.version import VERSION
@@ -123,6 +123,8 @@ class Node:
         self._behind = False  # the roles were not shown the newest state, since more of it was on its way
         self._roles: list[trio.MemorySendChannel[Any]] = []
         self._attestor: trio.MemorySendChannel[Any] | None = None
+        self._auditor: trio.MemorySendChannel[Any] | None = None  # of a validator with a learner
+        self._seat: auditor.Seated | None = None
         self._link = links.Link(chain, address)
         self._workshop = ThreadWorkshop(self._poke)
         self._feed = Feed(chain)
@@ -149,7 +151,7 @@ class Node:
         blobs = await trio.to_thread.run_sync(lambda: BlobStore(config.blobs_path, config.node.blobs_bytes_max))
         exchange: BlobExchange = await nursery.start(BlobExchange.serve, blobs, network, self._link.is_member)
         learner = await nursery.start(self._run_learner) if config.needs_learner else None
-        performer = Performer(
+        performer = AuditingPerformer(
             self._key, self._chain.network.chain_id, self._chain.genesis_digest, self._account, blobs, exchange,
             learner,
             job=lambda job: self._feed.jobs.by_id[job],
@@ -177,7 +179,7 @@ class Node:
         self._advance_roles()
 
     # ---- roles ------------------------------------------------------------------------------------------------------
-    def _start_roles(self, nursery: trio.Nursery, performer: Performer) -> None:
+    def _start_roles(self, nursery: trio.Nursery, performer: AuditingPerformer) -> None:
         config = self._config
         if config.has_role("worker"):
             steps = {"none": worker.step, "lazy": misbehaviour.step_lazy, "copier": misbehaviour.step_copier}
@@ -186,6 +188,7 @@ class Node:
                 config.worker.enrol,
                 config.worker.deposit_stakes,
                 config.worker.deposit_gwei_max * 10**9,
+                config.audit.appeal_gwei_max * 10**9,
             )
             step = steps[config.misbehaviour.behaviour]
             self._start_role(nursery, "worker", step, state, performer.perform_worker)
@@ -196,6 +199,11 @@ class Node:
             self._attestor = self._start_role(
                 nursery, "attestor", attestor.step, attestor.AttestorState(), performer.perform_attestor
             )
+            if performer.learner is not None:
+                auditing = auditor.AuditorState(config.audit.fee_gwei_min * 10**9)
+                self._auditor = self._start_role(
+                    nursery, "auditor", auditor.step, auditing, performer.perform_auditor
+                )
 
     def _start_role(self, nursery: trio.Nursery, name: str, step: Any, state: Any, perform: Any) -> Any:
         send, receive = trio.open_memory_channel[Any](ROLE_EVENTS_MAX)
@@ -209,6 +217,12 @@ class Node:
         if self._behind:
             return
         event = ChainAdvanced(self._feed.jobs, time.time())
+        validators = self._chain.epochs.present.validators
+        if self._auditor is not None and self._address in validators:
+            seat = auditor.Seated(validators.index(self._address), len(validators))
+            if seat != self._seat:
+                self._seat = seat
+                _offer(self._auditor, seat)
         for role in self._roles:
             _offer(role, event)
 
@@ -284,7 +298,10 @@ class Node:
         self._advance_roles()
 
     def _on_claim(self, digest: bytes, claim: Claim) -> None:
-        if self._attestor is not None:
+        if isinstance(claim, AuditClaim):
+            if self._auditor is not None:
+                _offer(self._auditor, auditor.VerdictFound(digest, claim))
+        elif self._attestor is not None:
             _offer(self._attestor, attestor.ClaimFound(digest, claim))
 
     def _on_refused(self, claim: bytes) -> None:

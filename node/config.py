@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from node.p2p.config import P2PConfig
+from node.roles.config import AuditConfig
 
 Role = Literal["validator", "worker", "learning_server", "observer"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
@@ -142,6 +143,7 @@ class Config(msgspec.Struct, frozen=True):
     p2p: P2PConfig = P2PConfig()
     api: ApiConfig = ApiConfig()
     worker: WorkerConfig = WorkerConfig()
+    audit: AuditConfig = AuditConfig()
     learner: LearnerConfig = LearnerConfig()
     log: LogConfig = LogConfig()
     misbehaviour: MisbehaviourConfig = MisbehaviourConfig()
@@ -189,17 +191,12 @@ class Config(msgspec.Struct, frozen=True):
     @property
     def needs_learner(self) -> bool:
         """Whether any role of this node trains or scores."""
-        return self.has_role("worker") or self.has_role("learning_server")
+        audits = self.has_role("validator") and self.audit.recompute
+        return audits or self.has_role("worker") or self.has_role("learning_server")
 
 
 SECTIONS: Final[Mapping[str, type[msgspec.Struct]]] = {
-    "node": NodeConfig,
-    "p2p": P2PConfig,
-    "api": ApiConfig,
-    "worker": WorkerConfig,
-    "learner": LearnerConfig,
-    "log": LogConfig,
-    "misbehaviour": MisbehaviourConfig,
+    field.name: field.type for field in msgspec.structs.fields(Config) if field.name != "directory"
 }
 
 

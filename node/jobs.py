@@ -16,12 +16,13 @@ from typing import Final, Literal, NamedTuple
 from chain.contracts import bindings as b
 from node.frozen import put, without
 
-Phase = Literal["COMMIT", "REVEAL", "SETTLED"]  # of an attempt that is open; VOID and CLOSED ones are summed up
+Phase = Literal["COMMIT", "REVEAL", "AUDIT", "SETTLED"]  # of an open attempt; VOID and CLOSED are summed up
 State = Literal["waiting", "running", "closing", "ended"]
 EndReason = Literal["finished", "goal reached", "cancelled", "deadline", "failed"]
 
 COMMIT: Final = "COMMIT"
 REVEAL: Final = "REVEAL"
+AUDIT: Final = "AUDIT"
 SETTLED: Final = "SETTLED"
 
 END_REASONS: Final[Mapping[int, EndReason]] = {
@@ -69,6 +70,9 @@ class RoundView:
     reveal_deadline: int = 0
     last_call_until: int = 0  # 0 = no last call in this phase
     grace_until: int = 0
+    audit_deadline: int = 0
+    audited: bool = False  # it was, or is being; an attempt is at most once
+    truth: bytes | None = None  # the verdict
     commits: Mapping[bytes, b.Committed] = field(default_factory=dict)
     reveals: Mapping[bytes, b.Revealed] = field(default_factory=dict)
     majority: bytes | None = None
@@ -76,7 +80,14 @@ class RoundView:
     @property
     def deadline(self) -> int:
         """When the present phase may be expired (unix seconds)."""
+        if self.phase == AUDIT:
+            return self.audit_deadline
         return self.commit_deadline if self.phase == COMMIT else self.reveal_deadline
+
+    def appeals_until(self, terms: b.Terms) -> int:
+        """Until when its majority may be appealed against, and not be finalised (unix seconds); 0: not at all."""
+        open_now = self.majority is not None and self.phase == REVEAL and not self.audited and terms.appeal_window_s
+        return self.grace_until - terms.grace_s if open_now else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +115,7 @@ class JobView:
     rounds_max: int
     base: bytes  # start weights of the next round; the model so far
     open: Mapping[Key, RoundView] = field(default_factory=dict)
-    current: Key | None = None  # the attempt in COMMIT or REVEAL
+    current: Key | None = None  # the attempt in COMMIT, REVEAL or AUDIT
     history: tuple[RoundSummary, ...] = ()
     void_rounds: int = 0
     records: Mapping[bytes, Record] = field(default_factory=dict)
@@ -212,7 +223,10 @@ def _in_round(job: JobView, event: b.Event, number: int, timestamp: int) -> JobV
             job = _put(job, replace(view, reveals=put(view.reveals, event.worker, event)))
             return _judge(job, view, event) if view.phase == SETTLED else job
         case b.MajorityReached():
-            return _put(job, replace(view, majority=event.update_digest, grace_until=event.grace_until))
+            decided = replace(view, phase=REVEAL, majority=event.update_digest, grace_until=event.grace_until)
+            return _put(job, decided)
+        case b.AuditOpened() | b.Audited() | b.AuditLapsed():
+            return _put(job, _audited(view, event))
         case b.LastCall():
             return _put(job, replace(view, last_call_until=event.until))
         case b.RoundSettled():
@@ -234,11 +248,23 @@ def _in_round(job: JobView, event: b.Event, number: int, timestamp: int) -> JobV
             )
             return replace(job, history=(*job.history, summary), base=event.update_digest, current=None)
         case b.RoundVoided():
-            withheld = [w for w in view.workers if w not in (view.commits if view.phase == COMMIT else view.reveals)]
-            return replace(_drop(_forfeit(job, withheld), key), void_rounds=job.void_rounds + 1, current=None)
+            asked = view.commits if view.phase == COMMIT else view.reveals
+            # whoever revealed the true update would have decided the round
+            lost = [worker for worker in view.workers if worker not in asked or view.truth is not None]
+            return replace(_drop(_forfeit(job, lost), key), void_rounds=job.void_rounds + 1, current=None)
         case b.RoundClosed():
             return _drop(_forfeit(job, [w for w in view.workers if w not in view.reveals]), key)
     return job
+
+
+def _audited(view: RoundView, event: b.AuditOpened | b.Audited | b.AuditLapsed) -> RoundView:
+    match event:
+        case b.AuditOpened():
+            opened = replace(view, phase=AUDIT, audited=True, audit_deadline=event.deadline, majority=None)
+            return replace(opened, last_call_until=0)
+        case b.Audited():
+            return replace(view, truth=event.update_digest)
+    return view  # what comes of an audit that lapsed is told next
 
 
 def _judge(job: JobView, view: RoundView, reveal: b.Revealed) -> JobView:

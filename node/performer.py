@@ -35,6 +35,7 @@ from node.learner_pool import JobFailed, Learner, LearnerDied, LearnerError, Lea
 from node.preparation import Declined, judge, prepare
 from node.roles import attestor, learning_server, misbehaviour, worker
 from node.roles.common import (
+    Attest,
     FetchManifest,
     ManifestReady,
     ManifestRefused,
@@ -120,6 +121,9 @@ class Performer:
                 return await self._submit(f"commit {_slash(effect.key)}", call, effect)
             case worker.SubmitReveal():
                 return await self._reveal(effect)
+            case worker.SubmitAppeal():
+                call = b.appeal(*effect.key, effect.bond)
+                return await self._submit(f"appeal {_slash(effect.key)}", call, effect)
             case worker.PublishUpdate():
                 self._publish(effect)
             case worker.Abandon():
@@ -247,7 +251,7 @@ class Performer:
                 await self.tasks.run(("attest", effect.key), lambda: self._prefetch(effect))
             case attestor.CheckClaim():
                 return await self.tasks.run(("attest", effect.key), lambda: self._check(effect))
-            case attestor.Attest():
+            case Attest():
                 self.attest(effect.digest, effect.verdict)
             case attestor.Forget():
                 self.tasks.cancel(("attest", effect.key))

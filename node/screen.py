@@ -21,7 +21,7 @@ from eth_hash.auto import keccak
 
 from chain import claims, masking
 from chain.contracts import bindings as b
-from chain.types import ChainError, InvalidTransaction, RevealClaim, Transaction
+from chain.types import AuditClaim, ChainError, InvalidTransaction, RevealClaim, Transaction
 from node import wire
 from node.bounded import BoundedDict
 from node.jobs import Jobs, Key
@@ -80,9 +80,11 @@ class Screen:
                 self._refused[digest] = claim
 
     def claim_of(self, transaction: Transaction) -> bytes | None:
-        """The digest of the claim that a direct call of `reveal` states, if its commit is final; else None."""
-        call = _reveal_in(transaction.raw)
-        if call is None:
+        """The digest of the claim that a direct call of `reveal` or `resolve` states; None if its round is not final."""
+        data = _data_for_jobs(transaction.raw)
+        if (verdict := b.decode_resolve(data)) is not None:
+            return self._verdict_of(*verdict)
+        if (call := b.decode_reveal(data)) is None:
             return None
         job, round_, attempt, _, mask, update = call
         view = self._jobs().by_id.get(job)
@@ -94,6 +96,17 @@ class Screen:
         ctx = masking.context(chain_id, b.REPLICATED, job, round_, attempt, worker)
         size = view.posted.update_size
         claim = RevealClaim(b.REPLICATED, job, round_, attempt, worker, ctx, commit.ciphertext, size, mask, update)
+        return claims.claim_digest(claim, chain_id, self._chain.genesis_digest)
+
+    def _verdict_of(self, job: int, round_: int, attempt: int, update: bytes) -> bytes | None:
+        view = self._jobs().by_id.get(job)
+        of = None if view is None else view.open.get(Key(job, round_, attempt))
+        if view is None or of is None:
+            return None
+        chain_id = self._chain.network.chain_id
+        ctx = masking.audit_context(chain_id, b.REPLICATED, job, round_, attempt)
+        work = (view.posted.manifest, of.base, of.batch_seed, view.posted.update_size)
+        claim = AuditClaim(b.REPLICATED, job, round_, attempt, ctx, *work, update)
         return claims.claim_digest(claim, chain_id, self._chain.genesis_digest)
 
     def _check_place(self, transaction: Transaction) -> None:
@@ -112,9 +125,9 @@ class Screen:
         raise PeerFault(reason[:200])
 
 
-def _reveal_in(raw: bytes) -> tuple[int, int, int, bytes, bytes, bytes] | None:
-    """The arguments of a direct call of `reveal` in a transaction that was decoded before."""
+def _data_for_jobs(raw: bytes) -> bytes:
+    """The calldata of a transaction, decoded before, that calls the job contract directly; else none."""
     if raw[0] != _TYPED or b.REPLICATED not in raw:
-        return None
+        return b""
     fields = rlp.decode(raw[1:])
-    return b.decode_reveal(fields[7]) if fields[5] == b.REPLICATED else None
+    return bytes(fields[7]) if fields[5] == b.REPLICATED else b""

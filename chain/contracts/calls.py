@@ -96,6 +96,16 @@ def resolve(job: int, round_: int, attempt: int, update_digest: bytes, auto_fina
     return _call("resolve", gas, job, round_, attempt, update_digest)
 
 
+def decode_resolve(data: bytes) -> tuple[int, int, int, bytes] | None:
+    """(job, round, attempt, update digest) of a call that `resolve` encoded; None for other calldata."""
+    _, selector, _ = _FUNCTIONS["resolve"]
+    if data[:4] != selector or len(data) != 4 + 32 * 4:
+        return None
+    words = [data[at : at + 32] for at in range(4, len(data), 32)]
+    job, round_, attempt = (int.from_bytes(word, "big") for word in words[:3])
+    return job, round_, attempt, words[3]
+
+
 def finalise(job: int, round_: int, attempt: int, stop: bool) -> Call:
     return _call("finalise", OPENING_GAS, job, round_, attempt, stop)
 

@@ -26,7 +26,7 @@ JobState = Literal["waiting", "running", "closing", "ended"]  # closing: ended, 
 Phase = Literal["WAITING", "COMMIT", "REVEAL", "AUDIT", "SETTLED", "VOID", "CLOSED"]
 EndReason = Literal["finished", "goal reached", "cancelled", "deadline", "failed"]
 SlotState = Literal["drawn", "committed", "revealed", "majority", "minority", "absent"]
-LearnerState = Literal["off", "starting", "idle", "training", "scoring", "failed"]
+LearnerState = Literal["off", "starting", "idle", "training", "scoring", "auditing", "failed"]
 
 SLOTS_MAX: Final = 31
 ATTEMPTS_MAX: Final = 255

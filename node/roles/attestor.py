@@ -1,4 +1,4 @@
-"""The attestor: a validator's side job of checking what the chain cannot see.
+"""The attestor: a validator's side job of checking reveals, whose blobs the chain cannot see.
 
     final Committed      FetchCiphertext: have the bytes before anybody may reveal
     claim found in a transaction that is executable on our tip
@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from chain.types import Claim
+from chain.types import RevealClaim
 from node.frozen import put
 from node.jobs import NO_JOBS, Jobs, Key
-from node.roles.common import ChainAdvanced, Effect
+from node.roles.common import Attest, ChainAdvanced, Effect
 
 PATIENCE_BLOCKS: Final = 32
 CLAIMS_MAX: Final = 4096  # claims remembered; more are left to the other validators
@@ -26,7 +26,7 @@ CLAIMS_MAX: Final = 4096  # claims remembered; more are left to the other valida
 @dataclass(frozen=True, slots=True)
 class ClaimFound:
     digest: bytes  # claims.claim_digest
-    claim: Claim
+    claim: RevealClaim
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +48,8 @@ class FetchCiphertext:
 @dataclass(frozen=True, slots=True)
 class CheckClaim:
     digest: bytes
-    claim: Claim
+    claim: RevealClaim
     key: Key
-
-
-@dataclass(frozen=True, slots=True)
-class Attest:
-    digest: bytes
-    verdict: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from learner.manifest import Manifest
-from node.jobs import COMMIT, REVEAL, SETTLED, Jobs, Key, RoundView
+from node.jobs import AUDIT, COMMIT, REVEAL, SETTLED, Jobs, Key, RoundView
 
 DEADLINE_MARGIN_S = 1  # block timestamps are whole seconds and may lag behind this clock by one
 
@@ -85,6 +85,14 @@ class SubmitEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class Attest:
+    """Sign what this validator found out about a claim."""
+
+    digest: bytes
+    verdict: bool
+
+
+@dataclass(frozen=True, slots=True)
 class WakeAt:
     time: float
 
@@ -100,7 +108,7 @@ def overdue(view: RoundView, now: float, patience_s: float) -> SubmitExpire | Su
     """
     if view.phase == REVEAL and view.majority is not None:
         return None  # to be finalised, not expired
-    if view.phase not in (COMMIT, REVEAL, SETTLED):
+    if view.phase not in (COMMIT, REVEAL, AUDIT, SETTLED):
         return None
     due = (view.last_call_until or view.deadline) + DEADLINE_MARGIN_S + patience_s
     if now < due:

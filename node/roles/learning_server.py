@@ -1,6 +1,7 @@
 """The learning server: looks after the jobs that this node's account owns.
 
-    majority reached   UnmaskModel -> ModelReady -> Score -> Scored -> SubmitFinalise(stop = goal reached)
+    majority reached   UnmaskModel -> ModelReady -> Score -> Scored -> SubmitFinalise(stop = goal reached), as soon as
+                       nobody may appeal against it any more
     deadline passed    SubmitExpire, and after the last call SubmitClose
 
 The contract judges; the server only publishes the model, measures it and moves the phases on. Anybody else may do the
@@ -85,6 +86,7 @@ class Progress:
 
     stage: str = "new"
     failures: int = 0
+    update: bytes | None = None  # the majority that it is about; an audit may bring another
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,9 @@ def step(state: ServerState, event: Event) -> tuple[ServerState, tuple[Effect, .
         for key, view in sorted(job.open.items()):
             if view.phase == REVEAL and view.majority is not None:
                 state = _settle(state, job, key, view, effects)
+                due = view.appeals_until(job.posted.terms) + DEADLINE_MARGIN_S
+                if state.now < due:
+                    wake = due if wake is None else min(wake, due)
             elif isinstance(action := overdue(view, state.now, patience_s=0), WakeAt):
                 wake = action.time if wake is None else min(wake, action.time)
             elif action is not None:
@@ -155,10 +160,16 @@ def _observe(state: ServerState, event: Event) -> ServerState:
 def _settle(state: ServerState, job: JobView, key: Key, view: RoundView, effects: list[Effect]) -> ServerState:
     """Publish the model of a decided round, measure it, finalise the round."""
     progress = state.progress.get(key, Progress())
+    if progress.update != view.majority:
+        progress = Progress(update=view.majority)
+        state = replace(state, progress=put(state.progress, key, progress))
     manifest = state.manifests.get(key.job)
     assert view.majority is not None
+    appealable = state.now < view.appeals_until(job.posted.terms) + DEADLINE_MARGIN_S
     unscored = (manifest is not None and not isinstance(manifest, Manifest)) or progress.failures >= FAILURES_MAX
     if unscored and progress.stage in ("new", "ready"):
+        if appealable:
+            return state
         effects.append(SubmitFinalise(key, stop=False))
         return _progress(state, key, "finalising")
     if not isinstance(manifest, Manifest):
@@ -174,6 +185,8 @@ def _settle(state: ServerState, job: JobView, key: Key, view: RoundView, effects
         if score is None:
             effects.append(Score(key, manifest, view.majority))
             return _progress(state, key, "scoring")
+        if appealable:
+            return state
         effects.append(SubmitFinalise(key, stop=manifest.goal is not None and manifest.goal.reached(*score)))
         return _progress(state, key, "finalising")
     return state
@@ -182,5 +195,5 @@ def _settle(state: ServerState, job: JobView, key: Key, view: RoundView, effects
 def _progress(state: ServerState, key: Key, stage: str, failed: bool = False) -> ServerState:
     if state.jobs.round(key) is None:
         return state
-    failures = state.progress.get(key, Progress()).failures + failed
-    return replace(state, progress=put(state.progress, key, Progress(stage, failures)))
+    known = state.progress.get(key, Progress())
+    return replace(state, progress=put(state.progress, key, Progress(stage, known.failures + failed, known.update)))

@@ -3,6 +3,7 @@
     slot held, COMMIT      Train -> Trained -> Mask -> Masked -> SubmitCommit
     own commit, REVEAL     SubmitReveal (after a restart first Recover, which unmasks the own ciphertext)
     own reveal final       PublishUpdate: M may be served now, anyone could unmask it
+    majority is another    SubmitAppeal, where the terms allow it: somebody is wrong, and it is not us
     round left behind      Abandon
 
 What was asked for and has not come back is in `Task.stage`, so that nothing is asked for twice; whether it *worked*
@@ -17,7 +18,7 @@ from typing import Any, Final
 
 from learner.manifest import Manifest
 from node.frozen import put
-from node.jobs import COMMIT, NO_JOBS, REVEAL, SETTLED, Jobs, JobView, Key, RoundView
+from node.jobs import AUDIT, COMMIT, NO_JOBS, REVEAL, SETTLED, Jobs, JobView, Key, RoundView
 from node.roles.common import (
     DEADLINE_MARGIN_S,
     ChainAdvanced,
@@ -100,6 +101,12 @@ class SubmitReveal:
 
 
 @dataclass(frozen=True, slots=True)
+class SubmitAppeal:
+    key: Key
+    bond: int  # wei
+
+
+@dataclass(frozen=True, slots=True)
 class PublishUpdate:
     key: Key
     update: bytes
@@ -120,6 +127,7 @@ class Task:
     update: bytes | None = None
     failures: int = 0
     published: bool = False
+    appealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +137,14 @@ class WorkerState:
         deposit_stakes: the standing deposit, as a multiple of a job's stake.
         deposit_max: wei; a job that asks for more is left alone.
         enrol: whether to enrol in every open job that can be done here.
+        appeal_max: wei; the largest bond to put on an update of our own against a majority.
     """
 
     address: bytes
     enrol: bool = True
     deposit_stakes: int = 16
     deposit_max: int = 10**30
+    appeal_max: int = 10**18
     jobs: Jobs = NO_JOBS
     now: float = 0.0
     manifests: Mapping[int, Manifest | str | None] = field(default_factory=dict)  # asked for: None; refused: why
@@ -232,7 +242,7 @@ def _work(state: WorkerState, key: Key, view: RoundView, effects: list[Effect]) 
                 effects.append(SubmitCommit(key, bytes.fromhex(ciphertext)))
                 return set_task(state, key, stage="committing")
     elif state.address not in view.reveals:
-        if view.phase not in (REVEAL, SETTLED):
+        if view.phase not in (REVEAL, AUDIT, SETTLED):
             return state
         if task.update is None and task.stage != "recovering":
             effects.append(Recover(key, commit.ciphertext))
@@ -240,10 +250,21 @@ def _work(state: WorkerState, key: Key, view: RoundView, effects: list[Effect]) 
         if task.update is not None and task.stage != "revealing":
             effects.append(SubmitReveal(key, commit.ciphertext, task.update))
             return set_task(state, key, stage="revealing")
-    elif task.update is not None and not task.published:
-        effects.append(PublishUpdate(key, task.update))
-        return set_task(state, key, published=True)
+    else:
+        if task.update is not None and not task.published:
+            effects.append(PublishUpdate(key, task.update))
+            state = set_task(state, key, published=True)
+        if not task.appealed and _is_wronged(state, key, view):
+            effects.append(SubmitAppeal(key, state.jobs.by_id[key.job].posted.terms.appeal_bond))
+            state = set_task(state, key, appealed=True)
     return state
+
+
+def _is_wronged(state: WorkerState, key: Key, view: RoundView) -> bool:
+    """Whether a majority that may be appealed against, at a price we pay, is not what we have computed."""
+    terms = state.jobs.by_id[key.job].posted.terms
+    differs = view.reveals[state.address].update_digest != view.majority
+    return differs and terms.appeal_bond <= state.appeal_max and state.now < view.appeals_until(terms)
 
 
 def leave_behind(state: WorkerState, effects: list[Effect]) -> WorkerState:

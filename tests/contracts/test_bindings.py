@@ -10,7 +10,7 @@ from eth_hash.auto import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chain.contracts import FINDER, REPLICATED, VALIDATORS, calls, compiled, events, views
+from chain.contracts import FINDER, REPLICATED, VALIDATORS, calls, compiled, events, facts, views
 from chain.contracts import bindings as b
 from chain.types import Log
 from tests.contracts.world import BASE, GOOD, MANIFEST, SEED, TERMS, UPDATE_SIZE, WORKERS
@@ -205,7 +205,7 @@ def test_a_change_of_the_validators_is_read_from_its_log_alone(validators: list[
 
 
 def test_bindings_export_every_public_name_of_their_parts() -> None:
-    for module in (calls, events, views):
+    for module in (calls, events, facts, views):
         own = {
             name
             for name, value in vars(module).items()

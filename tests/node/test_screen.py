@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import trio
 
-from chain import claims
+from chain import claims, masking
 from chain.contracts import bindings as b
 from chain.transaction import sign_transaction
+from chain.types import AuditClaim, Transaction
 from node import wire
 from node.jobs import Jobs
 from node.ledger import TOPIC_REFUSALS, TOPIC_TRANSACTIONS
 from node.p2p.types import GossipReceived, NotRelayed, PeerFault
 from node.screen import Screen
 from tests.chain.chain_kit import ADDRESSES, CHAIN_ID, USERS, VALIDATORS, sign
-from tests.node.jobs_kit import GOOD, KEY, committed, job_of, opened, reveal_opened
+from tests.node.jobs_kit import BASE, GOOD, KEY, POSTED, committed, job_of, opened, reveal_opened
 from tests.node.ledger_world import Member, World
 from tests.p2p.p2p_kit import PATIENCE_S, Node, nodes
 
@@ -155,6 +156,26 @@ def test_a_claim_is_read_only_from_a_reveal_of_a_slot_that_committed(member: Mem
     assert [screen_of(member).claim_of(decode(raw)) for raw in (stranger, longer, commit)] == [None] * 3
     assert Screen(member.ledger, Jobs).claim_of(decode(reveal())) is None
     assert b.decode_reveal(call.data) == (*KEY, b"\x0a" * 32, MASK, GOOD)
+
+
+def test_a_verdict_whose_claim_was_refused_is_neither_kept_nor_passed_on(world: World, member: Member) -> None:
+    """Anyone may send one, of any round; the claim that it states is known before it is executed."""
+    screen, call = screen_of(member), b.resolve(*KEY, GOOD)
+
+    def verdict(data: bytes) -> Transaction:
+        raw = sign_transaction(USERS[0], CHAIN_ID, 0, call.to, 0, data, call.gas, 20, 1)
+        return member.ledger.chain.decode_transaction(raw)
+
+    claim = screen.claim_of(verdict(call.data))
+    ctx = masking.audit_context(CHAIN_ID, b.REPLICATED, *KEY)
+    work = (POSTED.manifest, BASE, b"\xbb" * 32, POSTED.update_size)
+    stated = AuditClaim(b.REPLICATED, *KEY, ctx, *work, GOOD)
+    assert claim == claims.claim_digest(stated, CHAIN_ID, member.ledger.chain.genesis_digest)
+    assert screen.claim_of(verdict(call.data + b"\0")) is None
+    assert Screen(member.ledger, Jobs).claim_of(verdict(call.data)) is None
+    member.ledger.receive_gossip("peer", TOPIC_REFUSALS, refusal(claim, 0, 1), world.now)
+    with pytest.raises(NotRelayed, match="its claim was refused"):
+        screen.transactions(batch(verdict(call.data).raw))
 
 
 @pytest.mark.parametrize(

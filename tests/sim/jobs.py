@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from chain.chain import FinalisedBlock
 from chain.contracts import FINDER, REPLICATED, VALIDATORS
@@ -31,7 +32,9 @@ SIZE = MANIFEST.update_size()
 TERMS = b.Terms(
     reward=1_000_000, stake=3_000_000, slots=3, workers_min=3, rounds_max=2, attempts_max=5, commit_window_s=10,
     reveal_window_s=10, last_call_s=5, grace_s=5, deadline=NOW + 10_000, auto_finalise=False,
+    audit_window_s=60,
 )  # fmt: skip
+AUDIT_FEE = 500_000
 
 
 def key_of(name: str) -> bytes:
@@ -46,6 +49,11 @@ class Jobs:
         self._sites: dict[str, Worksite] = {}
         self._kinds: dict[str, str] = {}
         self._base = bytes(SIZE)
+        self.terms = TERMS
+        if world.scenario.audit_ppm:
+            self.terms = replace(TERMS, audit_ppm=world.scenario.audit_ppm, audit_fee=AUDIT_FEE)
+        if world.scenario.alone:
+            self.terms = replace(self.terms, slots=1, workers_min=1, attempts_max=20, rounds_max=6)
         self._events: dict[int, list[b.Event]] = {}  # by height, of the job contract
         self._withdrawing: set[str] = set()
         self._withdrawn: set[str] = set()
@@ -107,7 +115,7 @@ class Jobs:
         if job is None and site.serves and not site.member.ledger.catching_up:
             self.blobs.put(site.name, MANIFEST.encode(), public=True)
             base = self.blobs.put(site.name, self._base, public=True)
-            call = b.post(MANIFEST.digest(), base, SIZE, bytes(range(32)), TERMS)
+            call = b.post(MANIFEST.digest(), base, SIZE, bytes(range(32)), self.terms)
             if site.account.hash_of("post") is None:
                 site.account.ask("post", call, lambda _failure: None)
         ended = job is not None and job.state == "ended"
@@ -174,19 +182,39 @@ class Jobs:
                 self._check_winner(key, right, mine, reveals)
                 kept = {who for who, update in reveals.items() if update == right}
                 wins.update(kept)
+            elif any(isinstance(e, b.Audited) for e in mine):
+                kept = set()  # nobody has revealed the true update
             else:
                 kept = set(reveals) if 2 * len(commits) > len(event.workers) else commits
             forfeits.update(set(event.workers) - kept)
         for name, kind in self._kinds.items():
             address = address_of_secret(key_of(name))
-            due = 8 * TERMS.stake + TERMS.reward * wins[address] - TERMS.stake * forfeits[address]
+            due = 8 * self.terms.stake + self.terms.reward * wins[address] - self.terms.stake * forfeits[address]
+            due += self._fees()[address]
             if sum(self._withdrawals(address)) != due:
                 raise Violation(f"{name}, {kind}, got {self._withdrawals(address)}, {due} are due")
-        rest = TERMS.escrow - TERMS.reward * sum(wins.values())
+        rest = self.terms.escrow - self.terms.reward * sum(wins.values()) - sum(self._fees().values())
         if sum(self._withdrawals(address_of_secret(key_of(SERVER)))) != rest:
             raise Violation(f"the owner got another amount back than the {rest} that nobody earned")
-        if settled != TERMS.rounds_max:
-            raise Violation(f"{settled} of {TERMS.rounds_max} rounds were settled")
+        lies = sum(isinstance(e, b.Audited) for e in events) - self._settled_audits(events)
+        if settled != self.terms.rounds_max and not (lies and rest < self.terms.price_of(1)):
+            raise Violation(f"{settled} of {self.terms.rounds_max} rounds were settled")
+
+    @staticmethod
+    def _settled_audits(events: list[b.Event]) -> int:
+        """How many rounds were audited and settled; the fees of the others are lost to the job."""
+        audited = {(e.round, e.attempt) for e in events if isinstance(e, b.Audited)}
+        return sum((e.round, e.attempt) in audited for e in events if isinstance(e, b.RoundSettled))
+
+    def _fees(self) -> Counter[bytes]:
+        """What audits have paid, by proposer of the blocks with their verdicts."""
+        fees = Counter[bytes]()
+        chain = self.world.members[SERVER].ledger.chain
+        for number, found in self._events.items():
+            for event in found:
+                if isinstance(event, b.Audited):
+                    fees[chain.block(number).proposer] += self.terms.audit_fee
+        return fees
 
     def _check_winner(self, key: Key, right: bytes, mine: list[b.Event], reveals: dict[bytes, bytes]) -> None:
         for event in mine:

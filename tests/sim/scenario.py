@@ -41,6 +41,8 @@ class Scenario:
     withheld_blobs: bool = False  # some validators cannot see some blobs until the calm
     lazy: int = 0  # workers that make their updates up
     copiers: int = 0
+    audit_ppm: int = 0  # of rounds
+    alone: bool = False  # rounds have one slot
     late_joiner: bool = False  # after everything, a fresh node follows it all
 
     @property
@@ -66,7 +68,11 @@ def draw(seed: int, jobs: bool) -> Scenario:
     spare = least.faults_max - byzantine
     wipes = n > 1 and byzantine == 0 and (spare > 0 or least.quorum == n) and rng.random() < 0.5
     cheaters = rng.choice(("", "", "lazy", "copier")) if jobs else ""
+    audits = random.Random(f"audits {seed}")
+    alone = jobs and audits.random() < 0.4
     return Scenario(
+        audit_ppm=10**6 if alone else audits.choice((0, 500_000)) if jobs else 0,
+        alone=alone,
         validators=n,
         ratio=ratio,
         byzantine=byzantine,

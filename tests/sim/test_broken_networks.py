@@ -13,7 +13,8 @@ import chain.epochs
 import node.importer
 from chain.epochs import Epochs
 from chain.store import Store, VoteLog
-from node.roles import attestor
+from node.roles import attestor, auditor
+from node.roles.common import Attest
 from node.validator import Validator
 from tests.sim.disk import CrashingStore
 from tests.sim.run import Simulation, first_caught
@@ -135,6 +136,30 @@ def test_a_finalised_head_that_goes_back_over_a_restart_is_noticed(monkeypatch: 
 def test_a_node_that_believes_what_no_certificate_proves_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node.importer.certificate, "verify_finalisation", lambda *_: None)
     caught(replace(STORM, followers=2), 40, "is not proven by a quorum", lies("misleads"))
+
+
+ALONE = Scenario(jobs=True, lazy=1, alone=True, audit_ppm=10**6, calm_from_s=1.0, followers=0)
+
+
+def test_a_network_that_audits_a_lone_lazy_worker_pays_it_nothing() -> None:
+    assert first_caught(range(3), scenario=ALONE) is None
+
+
+def test_a_lazy_worker_that_is_alone_and_not_audited_is_noticed() -> None:
+    caught(replace(ALONE, audit_ppm=0), 6, "was won by an update that is not the work's result")
+
+
+def test_auditors_that_believe_what_a_lazy_worker_says_of_itself_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It states that its audited update is the true one; nobody computes it again before attesting that."""
+    honest = auditor.step
+
+    def believe(state: auditor.AuditorState, event: Any) -> Any:
+        if isinstance(event, auditor.VerdictFound):
+            return state, (Attest(event.digest, True),)
+        return honest(state, event)
+
+    monkeypatch.setattr(auditor, "step", believe)
+    caught(ALONE, 6, "was won by an update that is not the work's result")
 
 
 def test_attestors_that_believe_a_copier_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,13 +20,13 @@ from chain.claims import claim_digest
 from chain.contracts import REPLICATED
 from chain.contracts import bindings as b
 from chain.header import address_of_secret
-from chain.types import Claim, InvalidTransaction, RevealClaim
+from chain.types import AuditClaim, Claim, InvalidTransaction, RevealClaim
 from learner import manifest as manifests
 from node import unixfs
 from node.account import Account, Entry, QueueFull, TransactionFailed
 from node.feed import Feed
 from node.jobs import Key
-from node.roles import attestor, learning_server, misbehaviour, worker
+from node.roles import attestor, auditor, learning_server, misbehaviour, worker
 from node.roles import common as c
 from tests.node.ledger_world import Member
 
@@ -150,6 +150,9 @@ class Worksite:
             self._roles["server"] = _Role(learning_server.step, server, self._perform_server)
         if self.name.startswith("validator-"):
             self._roles["attestor"] = _Role(attestor.step, attestor.AttestorState(), self._perform_attestor)
+            validators = chain.epochs.present.validators
+            seat = auditor.Seated(validators.index(self.address), len(validators))
+            self._roles["auditor"] = _Role(auditor.step, auditor.AuditorState(seat=seat), self._perform_auditor)
         self._later(0.01, self._advance)
         self._later(RESEND_S, self._resend)
 
@@ -175,7 +178,10 @@ class Worksite:
         self._advance()
 
     def on_claim(self, digest: bytes, claim: Claim) -> None:
-        self._feed("attestor", attestor.ClaimFound(digest, claim))
+        if isinstance(claim, AuditClaim):
+            self._feed("auditor", auditor.VerdictFound(digest, claim))
+        else:
+            self._feed("attestor", attestor.ClaimFound(digest, claim))
 
     def _advance(self) -> None:
         """Show the roles the newest state, unless more is on its way."""
@@ -186,6 +192,16 @@ class Worksite:
             return
         for role in self._roles:
             self._feed(role, c.ChainAdvanced(self.feed.jobs, self.world.wall_clock(self.name)))
+        if self.kind == "lazy":
+            self._lie_about_audits()
+
+    def _lie_about_audits(self) -> None:
+        """Anyone may state what an audited round gives: one who made it up says that it was right."""
+        for job in self.feed.jobs.by_id.values():
+            for key, view in job.open.items():
+                if view.phase == "AUDIT" and (mine := view.reveals.get(self.address)) is not None:
+                    work = auditor.Work(key, job.posted.manifest, view.base, view.batch_seed, job.posted.update_size)
+                    self._resolve("worker", auditor.SubmitResolve(work, mine.update_digest))
 
     def _look_again(self) -> None:
         self._behind = False
@@ -281,7 +297,7 @@ class Worksite:
                 self._fetch(
                     ("attest", effect.key), effect.claim.ciphertext, lambda blob: self._checked(effect, blob)
                 )  # fmt: skip
-            case attestor.Attest():
+            case c.Attest():
                 self.world.attest(self.name, effect.digest, effect.verdict)
             case attestor.Forget():
                 self._cancelled["attest", effect.key] += 1
@@ -291,6 +307,30 @@ class Worksite:
         update = masking.apply_mask(ciphertext, claim.ctx, claim.mask)
         verdict = len(ciphertext) == claim.size and unixfs.digest_of(update) == claim.update
         self._feed("attestor", attestor.ClaimChecked(effect.digest, verdict), 0.02)
+
+    def _perform_auditor(self, effect: Any) -> None:
+        match effect:
+            case auditor.Recompute(work=work):
+                self._fetch(("audit", work.key), work.base, lambda base: self._recomputed(work, base))
+            case auditor.CancelRecompute():
+                self._cancelled["audit", effect.key] += 1
+            case auditor.SubmitResolve():
+                self._resolve("auditor", effect)
+            case c.Attest():
+                self.world.attest(self.name, effect.digest, effect.verdict)
+            case _:
+                self._perform_common("auditor", effect)
+
+    def _recomputed(self, work: auditor.Work, base: bytes) -> None:
+        update = unixfs.digest_of(trained(unixfs.digest_of(base), work.batch_seed, work.size))
+        self._feed("auditor", auditor.Recomputed(work, update), self.world.rng.uniform(0.1, 2.0))
+
+    def _resolve(self, role: str, effect: auditor.SubmitResolve) -> None:
+        work, key = effect.work, effect.work.key
+        ctx = masking.audit_context(self.world.network.chain_id, REPLICATED, *key)
+        claim = AuditClaim(REPLICATED, *key, ctx, work.manifest, work.base, work.batch_seed, work.size, effect.update)
+        digest = claim_digest(claim, self.world.network.chain_id, self.world.genesis_digest)
+        self._submit(role, f"resolve {key}", b.resolve(*key, effect.update, auto_finalise=False), effect, digest)
 
     def _perform_common(self, role: str, effect: Any) -> None:
         match effect:
