@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-from chain.economics import NO_AUDIT, Crowd, InvalidEconomics, Kind, Prices, deterring_terms, fair_reward, odds
+from chain.economics import Audit, Crowd, InvalidEconomics, Kind, Prices, deterring_terms, fair_reward, odds
 from cli.amounts import format_wei, parse_amount
 from cli.errors import UserError
 
@@ -33,7 +33,9 @@ class AutoReward:
     reason: str
 
 
-def auto_reward(economics: Mapping[str, Any], slots: int, stake: int, source: str) -> AutoReward:
+def auto_reward(
+    economics: Mapping[str, Any], slots: int, stake: int, source: str, audited: Fraction = Fraction(0)
+) -> AutoReward:
     """Compute the reward.
 
     Args:
@@ -41,9 +43,11 @@ def auto_reward(economics: Mapping[str, Any], slots: int, stake: int, source: st
         slots: of the job's rounds; all of them are taken to be drawn.
         stake: wei.
         source: the file, named in errors.
+        audited: probability that a decided round is audited; then a void one always is.
     Raises:
         UserError: a value is out of its range.
     """
+    audit = Audit(audited, Fraction(audited > 0))
     where = f"in [economics] of {source}"
     try:
         crowd = Crowd(
@@ -55,14 +59,14 @@ def auto_reward(economics: Mapping[str, Any], slots: int, stake: int, source: st
             gas_price=parse_amount(economics["gas_price"], f"`gas_price` {where}"),
             stake=stake,
         )
-        reward = fair_reward(crowd, prices)
+        reward = fair_reward(crowd, prices, audit)
     except InvalidEconomics as error:
         raise UserError(f"`{error.field}` {where} {error.reason}") from None
-    return AutoReward(reward, f"reward {format_wei(reward)} a slot: {_reason(crowd, prices)}")
+    return AutoReward(reward, f"reward {format_wei(reward)} a slot: {_reason(crowd, prices, audit)}")
 
 
-def _reason(crowd: Crowd, prices: Prices) -> str:
-    chance = odds(Kind.HONEST, crowd)
+def _reason(crowd: Crowd, prices: Prices, audit: Audit) -> str:
+    chance = odds(Kind.HONEST, crowd, audit)
     others = f"{crowd.evil_workers} of {crowd.workers}" if crowd.workers else f"{float(crowd.evil):.4g}"
     parts = [
         f"cost {format_wei(prices.cost)} + {float(prices.margin):.4g} margin",
@@ -71,7 +75,9 @@ def _reason(crowd: Crowd, prices: Prices) -> str:
         f"paid with P = {float(chance.paid):.4f} ({crowd.pool} slots, {others} dishonest"
         + (", colluding)" if crowd.collude else ")"),
     ]
-    deterring = deterring_terms(crowd, prices, NO_AUDIT)
+    if audit.decided:
+        parts.append(f"audited with p = {float(audit.decided):.4g}")
+    deterring = deterring_terms(crowd, prices, audit)
     if deterring is None:
         parts.append("no stake by itself makes every cheat lose")
     elif deterring.stake > prices.stake:

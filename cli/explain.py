@@ -20,11 +20,17 @@ from node.api import schema
 # What becomes of a slot, by docs/PROTOCOL.md: the reason, and whether it earns and forfeits.
 PAID = "revealed the majority's update"
 MINORITY = "revealed another update than the majority"
+AUDIT_PAID = "revealed the update that the audit found"
+AUDIT_LOST = "revealed another update than the audit found"
 WITHHELD = "committed, and did not reveal"
 ABSENT = "did not commit"
 VOID_REVEALED = "revealed; no update had a majority"
 VOID_COMMITTED = "committed; too few did, and nobody was asked to reveal"
 OPEN = "not decided yet"
+_CAUSES = {
+    str(cause): words
+    for cause, words in enumerate(("drawn by lot", "{} appealed against the majority", "there was no majority"), 1)
+}  # by number of the contract
 
 
 class SlotStory(msgspec.Struct):
@@ -52,6 +58,7 @@ class AttemptStory(msgspec.Struct):
     votes: dict[str, int] = msgspec.field(default_factory=dict)
     asked: bool = False
     winner: str | None = None
+    truth: str | None = None  # what an audit found
     phase: schema.Phase = "COMMIT"
     events: list[schema.JobEvent] = msgspec.field(default_factory=list)
 
@@ -121,7 +128,11 @@ def _fold(attempt: AttemptStory, event: schema.JobEvent) -> None:
             slot.revealed_at, slot.update_digest, slot.late = event.timestamp, digest, attempt.phase == "SETTLED"
             attempt.votes[digest] = attempt.votes.get(digest, 0) + 1
         case "MajorityReached":
-            attempt.winner = event.detail["update_digest"]
+            attempt.phase, attempt.winner = "REVEAL", event.detail["update_digest"]
+        case "AuditOpened":
+            attempt.phase, attempt.winner = "AUDIT", None
+        case "Audited":
+            attempt.truth = event.detail["update_digest"]
         case "RoundSettled":
             attempt.phase = "SETTLED"
         case "RoundVoided":
@@ -144,12 +155,14 @@ def _verdict(attempt: AttemptStory, slot: SlotStory) -> tuple[str, str]:
     revealed, committed = slot.revealed_at is not None, slot.committed_at is not None
     if attempt.phase == "VOID":
         if revealed:
-            return "refunded", VOID_REVEALED
+            return ("refunded", VOID_REVEALED) if attempt.truth is None else ("forfeited", AUDIT_LOST)
         if committed:
             return ("forfeited", WITHHELD) if attempt.asked else ("refunded", VOID_COMMITTED)
         return "forfeited", ABSENT
     if attempt.phase in ("SETTLED", "CLOSED") and revealed:
-        return ("paid", PAID) if slot.update_digest == attempt.winner else ("forfeited", MINORITY)
+        if slot.update_digest == attempt.winner:
+            return "paid", PAID if attempt.truth is None else AUDIT_PAID
+        return "forfeited", MINORITY if attempt.truth is None else AUDIT_LOST
     if attempt.phase == "CLOSED" or (attempt.phase == "SETTLED" and not committed):
         return "forfeited", WITHHELD if committed else ABSENT
     return "open", OPEN
@@ -181,6 +194,12 @@ def _line(event: schema.JobEvent, of: int) -> str | None:
             return f"{who} revealed {short(detail['update_digest'])}"
         case "MajorityReached":
             return f"{detail['votes']} of {of} slots revealed {short(detail['update_digest'])}: the majority"
+        case "AuditOpened":
+            return "to be audited: " + _CAUSES[detail["cause"]].format(short(detail["appellant"]))
+        case "Audited":
+            return f"the audit found {short(detail['update_digest'])}"
+        case "AuditLapsed":
+            return "nobody resolved the audit: the round goes on without"
         case "LastCall":
             return "the time was up, a last call was granted"
         case "RoundSettled":
@@ -197,6 +216,8 @@ def _vote(attempt: AttemptStory) -> str:
         return "nobody has revealed"
     ranked = sorted(attempt.votes.items(), key=lambda item: -item[1])
     counts = ", ".join(f"{short(digest)} by {votes}" for digest, votes in ranked)
+    if attempt.truth is not None:
+        return f"the vote: {counts}; the audit found {short(attempt.truth)}, and nothing else is paid"
     return f"the vote: {counts}; more than half of {len(attempt.slots)} slots wins"
 
 

@@ -196,6 +196,16 @@ def workers_table(workers: list[schema.WorkerInfo]) -> object:
     return table(columns, rows)
 
 
+def _audits(terms: schema.Terms) -> str:
+    parts = []
+    if terms.audit_ppm:
+        parts.append(f"{terms.audit_ppm / 10**4:.4g} % of the rounds")
+    if terms.appeal_window_s:
+        bond = format_wei(terms.appeal_bond_wei)
+        parts.append(f"appeals within {duration(terms.appeal_window_s)}, bond {bond}")
+    return ", ".join(parts) + f", fee {format_wei(terms.audit_fee_wei)}" if parts else "none"
+
+
 def _facts(found: schema.JobDetail) -> list[tuple[str, str]]:
     terms = found.terms
     now = time.time()
@@ -208,6 +218,7 @@ def _facts(found: schema.JobDetail) -> list[tuple[str, str]]:
         ("goal", "none" if found.goal_accuracy is None else percent(found.goal_accuracy)),
         ("reward", f"{format_wei(terms.reward_wei)} a slot and round, stake {format_wei(terms.stake_wei)}"),
         ("slots", f"{terms.slots}, at least {terms.workers_min} workers; {found.enrolled} enrolled"),
+        ("audits", _audits(terms)),
         ("escrow", format_wei(found.escrow_wei)),
         ("deadline", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(terms.deadline))),
         ("manifest", found.manifest),

@@ -159,10 +159,13 @@ def render(plan: Plan) -> str:
         ("grace_s", "60", "after which anyone may finalise a decided round"),
         ("deadline_s", "86400", "from posting"),
         ("auto_finalise", "false", "true: the deciding reveal finalises; then nobody looks at the accuracy"),
+        ("# audit", "0.05", "probability that validators compute a round again; needed where slots = 1"),
+        ("# audit_fee", '"0.04 flt"', "to the validators, for each audit; escrowed with each round"),
+        ("# appeal_window_s", "60", "anyone may have a majority audited, who puts up twice the fee"),
     ]
     lines = [
         f"# {plan.about}", "#", f"#   flnode job submit {plan.file} --config DIR", "#",
-        "# The escrow, reward x slots x rounds_max, is paid when the job is posted; what is not earned comes back.",
+        "# The escrow, (reward x slots + audit_fee) x rounds_max, is paid at once; what is not earned comes back.",
         "", "[job]", *_table(job), "", "[terms]", *_table(terms),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from cli import job_model
+from cli import audit_terms, job_model
 from cli.amounts import parse_amount
 from cli.auto_reward import AUTO, DEFAULTS, auto_reward
 from cli.errors import UserError
@@ -57,9 +57,10 @@ _TERMS: Final[Mapping[str, tuple[type, Any]]] = {
     "grace_s": (int, 60),
     "deadline_s": (int, 7 * 86_400),
     "auto_finalise": (bool, False),
+    **audit_terms.KEYS,
 }
 _ECONOMICS: Final[Mapping[str, tuple[type, Any]]] = {key: (type(value), value) for key, value in DEFAULTS.items()}
-_AMOUNTS: Final = ("reward", "stake", "cost", "gas_price")
+_AMOUNTS: Final = ("reward", "stake", "cost", "gas_price", *audit_terms.AMOUNTS)
 _TYPE_NAMES: Final = {str: "a string", list: "a list", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -106,6 +107,8 @@ def job_spec(
     model, adam = job_model.build(job, folder, source), _adam(job, source)
     _check_job(job, model, adam, source)
     _check_terms(terms, source)
+    if terms["slots"] == 1 and not terms["audit"]:
+        say("slots = 1 without `audit`: whatever the one worker reveals is believed and paid")
     stake = parse_amount(terms["stake"], f"`stake` in [terms] of {source}")
     return schema.JobSpec(
         dataset=job["dataset"],
@@ -124,7 +127,8 @@ def job_spec(
             reward_wei=str(_reward(terms, stake, economics, source, say)),
             stake_wei=str(stake),
             deadline=int(now) + terms["deadline_s"],
-            **{key: terms[key] for key in _TERMS if key not in ("reward", "stake", "deadline_s")},
+            **{key: terms[key] for key in _TERMS if key not in ("reward", "stake", "deadline_s", *audit_terms.KEYS)},
+            **audit_terms.audit_terms(terms, source),
         ),
     )
 
@@ -135,14 +139,15 @@ def _reward(terms: Mapping[str, Any], stake: int, economics: Mapping[str, Any] |
         if economics is not None:
             raise UserError(f'[economics] of {source} is read only with `reward = "auto"` in [terms]')
         return parse_amount(terms["reward"], f"`reward` in [terms] of {source}")
-    found = auto_reward(_table(economics or {}, _ECONOMICS, "economics", source), terms["slots"], stake, source)
+    table = _table(economics or {}, _ECONOMICS, "economics", source)
+    found = auto_reward(table, terms["slots"], stake, source, audit_terms.exact_share(terms))
     say(found.reason)
     return found.wei
 
 
 def escrow_wei(terms: schema.Terms) -> int:
-    """What posting a job costs at most: the reward of every slot of every round."""
-    return int(terms.reward_wei) * terms.slots * terms.rounds_max
+    """What posting a job costs at most: the reward of every slot, and an audit, of every round."""
+    return (int(terms.reward_wei) * terms.slots + int(terms.audit_fee_wei)) * terms.rounds_max
 
 
 def _table(given: Mapping[str, Any], known: Mapping[str, tuple[type, Any]], name: str, source: str) -> dict[str, Any]:

@@ -195,8 +195,8 @@ class NodeBackend:
             raise BackendError("with auto_finalise no round can be scored before it ends: leave one of the two out")
         if (balance := self.chain.balance(self.account_queue.address)) < terms.escrow:
             raise BackendError(
-                f"the escrow, reward x slots x rounds_max, is {terms.escrow} wei, and the account has {balance} wei: "
-                "lower one of the three in the job file, or send coins to the account"
+                f"the escrow, (reward x slots + audit_fee) x rounds_max, is {terms.escrow} wei, and the account has "
+                f"{balance} wei: lower one of these in the job file, or send coins to the account"
             )
         try:
             base = self.blobs.put(await learner.init(manifest, found.weights), public=True)

@@ -9,7 +9,7 @@ from typing import Final
 from chain.contracts import bindings as b
 from learner.manifest import Manifest
 from node.api import schema
-from node.jobs import COMMIT, REVEAL, SETTLED, JobView, RoundView
+from node.jobs import AUDIT, COMMIT, REVEAL, SETTLED, JobView, RoundView
 
 NOWHERE: Final = "neither here nor at a connected peer"
 
@@ -127,7 +127,7 @@ def _slots(view: RoundView) -> list[schema.Slot]:
                 state = "majority" if reveal.update_digest == view.majority else "minority"
         elif worker in view.commits:
             state = "committed"
-        elif view.phase in (REVEAL, SETTLED):
+        elif view.phase in (REVEAL, AUDIT, SETTLED):
             state = "absent"
         slots.append(schema.Slot(_hex(worker), state, None if reveal is None else _hex(reveal.update_digest)))
     return slots
@@ -144,9 +144,12 @@ def _waits_for(job: JobView, current: RoundView | None, known: Known) -> str | N
         return f"workers: {job.enrolled()} enrolled, {job.posted.terms.workers_min} needed"
     if current.phase == COMMIT:
         return f"commits: {len(current.commits)} of {len(current.workers)}"
+    if current.phase == AUDIT:
+        return "validators, to compute the round again"
     if current.majority is None:
         return f"reveals: {len(current.reveals)} of {len(current.commits)}"
-    return "its owner, to finalise the round"
+    appeals = "appeals, and then " if current.appeals_until(job.posted.terms) else ""
+    return f"{appeals}its owner, to finalise the round"
 
 
 def _terms(job: JobView) -> schema.Terms:
@@ -155,7 +158,8 @@ def _terms(job: JobView) -> schema.Terms:
         reward_wei=str(p.reward), stake_wei=str(p.stake), slots=p.slots, workers_min=p.workers_min,
         rounds_max=job.rounds_max, attempts_max=p.attempts_max, commit_window_s=p.commit_window_s,
         reveal_window_s=p.reveal_window_s, last_call_s=p.last_call_s, grace_s=p.grace_s, deadline=p.deadline,
-        auto_finalise=p.auto_finalise,
+        auto_finalise=p.auto_finalise, audit_ppm=p.audit_ppm, audit_window_s=p.audit_window_s,
+        audit_fee_wei=str(p.audit_fee), appeal_window_s=p.appeal_window_s, appeal_bond_wei=str(p.appeal_bond),
     )  # fmt: skip
 
 
@@ -165,7 +169,9 @@ def contract_terms(terms: schema.Terms) -> b.Terms:
         reward=int(terms.reward_wei), stake=int(terms.stake_wei), slots=terms.slots, workers_min=terms.workers_min,
         rounds_max=terms.rounds_max, attempts_max=terms.attempts_max, commit_window_s=terms.commit_window_s,
         reveal_window_s=terms.reveal_window_s, last_call_s=terms.last_call_s, grace_s=terms.grace_s,
-        deadline=terms.deadline, auto_finalise=terms.auto_finalise,
+        deadline=terms.deadline, auto_finalise=terms.auto_finalise, audit_ppm=terms.audit_ppm,
+        audit_window_s=terms.audit_window_s, audit_fee=int(terms.audit_fee_wei),
+        appeal_window_s=terms.appeal_window_s, appeal_bond=int(terms.appeal_bond_wei),
     )  # fmt: skip
 
 

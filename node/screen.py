@@ -80,7 +80,7 @@ class Screen:
                 self._refused[digest] = claim
 
     def claim_of(self, transaction: Transaction) -> bytes | None:
-        """The digest of the claim that a direct call of `reveal` or `resolve` states; None if its round is not final."""
+        """Digest of the claim that a direct call of `reveal` or `resolve` states; None if its round is not final."""
         data = _data_for_jobs(transaction.raw)
         if (verdict := b.decode_resolve(data)) is not None:
             return self._verdict_of(*verdict)

@@ -125,6 +125,11 @@ class Terms(msgspec.Struct, frozen=True):
     grace_s: Annotated[int, Meta(ge=0)]
     deadline: Annotated[int, Meta(ge=1)]  # Unix time
     auto_finalise: bool = False
+    audit_ppm: Annotated[int, Meta(ge=0, le=10**6)] = 0  # probability that a round is audited, in parts per million
+    audit_window_s: Annotated[int, Meta(ge=1)] = 600
+    audit_fee_wei: Wei = "0"  # per round
+    appeal_window_s: Annotated[int, Meta(ge=0)] = 0  # 0: no appeals
+    appeal_bond_wei: Wei = "0"
 
 
 class JobSpec(msgspec.Struct, frozen=True):

@@ -11,11 +11,24 @@ from eth_hash.auto import keccak
 
 from chain.contracts import bindings as b
 from chain.contracts.calls import Call
-from cli.explain import ABSENT, MINORITY, PAID, VOID_COMMITTED, VOID_REVEALED, WITHHELD, attempts_of, judge, tell
+from cli.explain import (
+    ABSENT,
+    AUDIT_LOST,
+    AUDIT_PAID,
+    MINORITY,
+    PAID,
+    VOID_COMMITTED,
+    VOID_REVEALED,
+    WITHHELD,
+    attempts_of,
+    judge,
+    tell,
+)
 from cli.history import entries_of
 from cli.main import run
 from node.api import schema
 from node.feed import _told as told
+from tests.contracts.audits_kit import ALWAYS, resolve
 from tests.contracts.evm_harness import Done
 from tests.contracts.world import BAD, GOOD, OWNER, STRANGER, TERMS, WORKERS, World
 
@@ -49,6 +62,25 @@ class Told(World):
             if hasattr(event, "job"):
                 self.events.append(told(event, len(self.events) + 1, self.evm.number, self.evm.timestamp))
         return done
+
+    def play_audited(self, acts: tuple[str, ...], truth: bytes) -> int:
+        """The same with an audit that finds `truth`."""
+        job = self.post(attempts_max=1, rounds_max=1, **ALWAYS)
+        self.enrol(job, 3)
+        self.commit(job)
+        self.wait(1)
+        for worker, act in zip(WORKERS, acts, strict=False):
+            self.reveal(job, {worker: {"right": GOOD, "wrong": BAD}.get(act, keccak(worker))})
+        if self.round(job).phase == b.REVEAL:
+            self.expire_and_close(job)
+        resolve(self, job, truth)
+        if self.round(job).grace_until:
+            self.do(OWNER, b.finalise(job, 1, 1, False))
+        else:
+            self.expire_and_close(job)
+        for worker in WORKERS[:3]:
+            self.do(STRANGER, b.settle(job, worker))
+        return job
 
     def play(self, acts: tuple[str, ...]) -> int:
         """A round in which each of three workers does one thing; to the end of its books."""
@@ -108,6 +140,38 @@ def test_each_is_told_why(acts: tuple[str, ...], reasons: tuple[str, ...]) -> No
     judge(attempt, TERMS_SHOWN)
     assert tuple(slot.reason for slot in attempt.slots) == reasons
     assert [slot.late for slot in attempt.slots] == [act == "late" for act in acts]
+
+
+@pytest.mark.parametrize(
+    ("acts", "reasons"),
+    [
+        (("right", "wrong", "wrong"), (AUDIT_PAID, AUDIT_LOST, AUDIT_LOST)),
+        (("right", "right", "wrong"), (AUDIT_PAID, AUDIT_PAID, AUDIT_LOST)),
+        (("right", "wrong", "own"), (AUDIT_PAID, AUDIT_LOST, AUDIT_LOST)),
+        (("wrong", "wrong", "own"), (AUDIT_LOST, AUDIT_LOST, AUDIT_LOST)),
+    ],
+)
+def test_what_an_audit_found_is_told_as_the_contract_booked_it(acts: tuple[str, ...], reasons: tuple[str, ...]) -> None:
+    world = Told()
+    job = world.play_audited(acts, GOOD)
+    (attempt,) = attempts_of(world.events, job, 1)
+    judge(attempt, TERMS_SHOWN)
+    assert tuple(slot.reason for slot in attempt.slots) == reasons
+    booked = {each.worker: each.detail for each in world.events if each.name == "SeatSettled"}
+    for slot in attempt.slots:
+        detail = booked[slot.worker]
+        assert (slot.earned_wei, slot.forfeited_wei) == (detail["earned"], detail["forfeited"])
+
+
+def test_an_audit_is_told_in_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    world = Told()
+    (attempt,) = attempts_of(world.events, world.play_audited(("wrong", "wrong", "right"), GOOD), 1)
+    judge(attempt, TERMS_SHOWN)
+    tell(attempt)
+    text = capsys.readouterr().out
+    assert "to be audited: drawn by lot" in text
+    assert f"the audit found 0x{GOOD.hex()[:8]}" in text
+    assert "and nothing else is paid" in text
 
 
 def test_an_open_round_is_not_judged() -> None:

@@ -89,6 +89,23 @@ def edited(folder: Path, old: str, new: str) -> Path:
         ("grace_s = 60", "grace_s = -1", "`grace_s` in [terms] of {path}: expected at least 0, got -1"),
         ("deadline_s = 86400", "deadline_s = 1.5", "`deadline_s` in [terms] of {path}: expected a whole number"),
         ("auto_finalise = false", "auto_finalise = 0", "`auto_finalise` in [terms] of {path}: expected true or false"),
+        ("grace_s = 60", "audit = 1.5", "`audit` in [terms] of {path}: expected a probability, 0 or 0.000001 to 1"),
+        ("grace_s = 60", "audit = nan", "`audit` in [terms] of {path}: expected a probability"),
+        ("grace_s = 60", "audit = 1e-9", "`audit` in [terms] of {path}: expected a probability"),
+        ("grace_s = 60", "audit = 0.1", "`audit_fee` in [terms] of {path}: missing; who audits for nothing?"),
+        ("grace_s = 60", "audit_fee = '1 wei'", "`audit_fee` in [terms] of {path}: only with `audit`"),
+        ("grace_s = 60", "audit_window_s = 0", "`audit_window_s` in [terms] of {path}: expected 1 to 31536000, got 0"),
+        ("grace_s = 60", "appeal_bond = '1 wei'", "`appeal_bond` in [terms] of {path}: only with `appeal_window_s`"),
+        (
+            "grace_s = 60",
+            "appeal_window_s = 9\naudit_fee = '2 wei'\nappeal_bond = '1 wei'",
+            "`appeal_bond` in [terms] of {path}: it has to cover `audit_fee`",
+        ),
+        (
+            "auto_finalise = false",
+            "auto_finalise = true\nappeal_window_s = 9\naudit_fee = '2 wei'",
+            "`appeal_window_s` in [terms] of {path}: with `auto_finalise` there is no time for appeals",
+        ),
         ("[job]", "[job", "{path} is not valid TOML"),
     ],
 )
@@ -100,6 +117,25 @@ def test_every_mistake_is_one_line_that_names_the_key_and_the_file(
         load_job(path, NOW)
     assert message.format(path=path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_audits_and_appeals_cost_a_fee_in_each_round_and_a_bond_of_twice_that(tmp_path: Path) -> None:
+    lines = 'audit = 0.05\naudit_fee = "0.04 flt"\nappeal_window_s = 60\ngrace_s = 60'
+    terms = load_job(edited(tmp_path, "grace_s = 60", lines), NOW).terms
+    assert (terms.audit_ppm, terms.audit_fee_wei, terms.appeal_window_s) == (50_000, str(4 * 10**16), 60)
+    assert terms.appeal_bond_wei == str(8 * 10**16)
+    assert escrow_wei(terms) == (10**16 * 3 + 4 * 10**16) * 60
+
+
+def test_a_pool_of_one_without_audits_is_warned_of(tmp_path: Path) -> None:
+    said: list[str] = []
+    path = edited(tmp_path, "slots = 3 ", "slots = 1 ")
+    path.write_text(path.read_text().replace("workers_min = 3", "workers_min = 1"))
+    load_job(path, NOW, said.append)
+    assert said == ["slots = 1 without `audit`: whatever the one worker reveals is believed and paid"]
+    path.write_text(path.read_text().replace("[terms]", '[terms]\naudit = 0.05\naudit_fee = "1 wei"'))
+    load_job(path, NOW, said.append)
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe", b"#" * ((1 << 20) + 1)])

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from cli import audit_terms
 from cli.client import Client, Endpoint
 from cli.demo_network import Running, spawn_node
 from cli.errors import NodeError
@@ -101,8 +102,9 @@ class Net:
         self.wait(f"{name} to reach {validators} validators", connected)
 
     def submit(self, name: str, **changes: object) -> int:
-        terms = {**TERMS, **{key: value for key, value in changes.items() if key in TERMS}}
-        job = {**JOB, "seed": 1, **{key: value for key, value in changes.items() if key not in TERMS}}
+        about_terms = TERMS.keys() | audit_terms.KEYS.keys()
+        terms = {**TERMS, **{key: value for key, value in changes.items() if key in about_terms}}
+        job = {**JOB, "seed": 1, **{key: value for key, value in changes.items() if key not in about_terms}}
         spec = job_spec(job, terms, time.time(), "test")
         params = {"spec": msgspec.to_builtins(spec), "wait_s": 60.0}
         submitted = self.running[name].client.call("fl_submitJob", schema.Submitted, params, wait_s=60.0)
