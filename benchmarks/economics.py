@@ -11,22 +11,26 @@ import sys
 import time
 from fractions import Fraction
 
-from chain.economics import Crowd, Kind, odds, round_odds
+from chain.economics import NO_AUDIT, Audit, Crowd, Kind, odds, round_odds
 from tests.contracts.economics_play import play
 
 Z_MAX = 4.0
 THIRD = Fraction(3, 10)
-CROWDS: list[tuple[Crowd, Kind | None]] = [
-    (Crowd(3, THIRD), None),
-    (Crowd(3, THIRD, collude=True), None),
-    (Crowd(5, THIRD), None),
-    (Crowd(5, THIRD, collude=True), None),
-    (Crowd(5, THIRD, collude=True, workers=10), None),
-    (Crowd(5, THIRD, collude=False, workers=20), None),
-    (Crowd(5, Fraction(1, 2), collude=True, workers=20), None),
-    (Crowd(5, THIRD, collude=True), Kind.RANDOM),
-    (Crowd(5, THIRD, collude=True), Kind.COPIER),
-    (Crowd(7, Fraction(2, 5), collude=True, workers=30), None),
+QUARTER = Audit(Fraction(1, 4), Fraction(1))
+CROWDS: list[tuple[Crowd, Kind | None, Audit]] = [
+    (Crowd(3, THIRD), None, NO_AUDIT),
+    (Crowd(3, THIRD, collude=True), None, NO_AUDIT),
+    (Crowd(5, THIRD), None, NO_AUDIT),
+    (Crowd(5, THIRD, collude=True), None, NO_AUDIT),
+    (Crowd(5, THIRD, collude=True, workers=10), None, NO_AUDIT),
+    (Crowd(5, THIRD, collude=False, workers=20), None, NO_AUDIT),
+    (Crowd(5, Fraction(1, 2), collude=True, workers=20), None, NO_AUDIT),
+    (Crowd(5, THIRD, collude=True), Kind.RANDOM, NO_AUDIT),
+    (Crowd(5, THIRD, collude=True), Kind.COPIER, NO_AUDIT),
+    (Crowd(7, Fraction(2, 5), collude=True, workers=30), None, NO_AUDIT),
+    (Crowd(1, THIRD), None, QUARTER),
+    (Crowd(3, THIRD, collude=True), None, QUARTER),
+    (Crowd(5, THIRD), None, QUARTER),
 ]
 
 
@@ -37,12 +41,13 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
     worst = 0.0
-    print(f"{'crowd':44} {'kind':9} {'':9} {'form':>8} {'contract':>8} {'error':>7} {'off by':>6}")
-    for number, (crowd, probe) in enumerate(CROWDS):
-        played = play(crowd, arguments.rounds, arguments.seed + number, probe)
-        rows = [("", "void", round_odds(crowd).void, played.void)] if probe is None else []
+    print(f"{'crowd':52} {'kind':9} {'':9} {'form':>8} {'contract':>8} {'error':>7} {'off by':>6}")
+    for number, (crowd, probe, audit) in enumerate(CROWDS):
+        played = play(crowd, arguments.rounds, arguments.seed + number, probe, audit)
+        counts = probe is None and audit is NO_AUDIT  # with audits fewer rounds are void
+        rows = [("", "void", round_odds(crowd).void, played.void)] if counts else []
         for kind in sorted({probe} if probe else set(played.paid)):
-            chance = odds(kind, crowd)
+            chance = odds(kind, crowd, audit)
             rows += [
                 (kind, "paid", chance.paid, played.paid[kind]),
                 (kind, "refunded", chance.refunded, played.refunded[kind]),
@@ -52,15 +57,17 @@ def main() -> None:
             off = share.deviation(form)
             worst = max(worst, off)
             cells = f"{float(form):8.4f} {share.mean:8.4f} {share.error(float(form)):7.4f} {off:6.2f}"
-            print(f"{describe(crowd):44} {kind:9} {end:9} {cells}")
+            print(f"{describe(crowd, audit):52} {kind:9} {end:9} {cells}")
     spent = time.perf_counter() - started
     print(f"\n{len(CROWDS)} x {arguments.rounds} rounds in {spent:.0f} s; the worst is {worst:.2f} standard errors off")
     sys.exit(worst > Z_MAX)
 
 
-def describe(crowd: Crowd) -> str:
+def describe(crowd: Crowd, audit: Audit) -> str:
     drawn = f"{crowd.evil_workers} of {crowd.workers}" if crowd.workers else f"{float(crowd.evil):.0%} each"
-    return f"{crowd.pool} slots, {drawn} dishonest{', colluding' if crowd.collude else ''}"
+    return f"{crowd.pool} slots, {drawn} dishonest{', colluding' if crowd.collude else ''}" + (
+        f", {float(audit.decided):.0%} audited" if audit.decided else ""
+    )
 
 
 if __name__ == "__main__":

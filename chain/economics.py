@@ -22,6 +22,7 @@ from chain.types import ChainError
 SLOTS_MAX: Final = 31  # as the contract has it
 WORKERS_MAX: Final = 10**6
 AMOUNT_MAX: Final = 2**96  # wei, as the contract has it
+AUDITORS_MAX: Final = 100  # validators, as their contract has it
 
 # What the calls of one slot use; tests/contracts/test_gas.py measures them. A withdrawal settles eight slots.
 COMMIT_GAS: Final = 135_000
@@ -285,6 +286,43 @@ def deterring_terms(crowd: Crowd, prices: Prices, audit: Audit = NO_AUDIT, loss:
     reward = fair_reward(crowd, found, audit)
     cheats = (kind for kind in Kind if kind is not Kind.HONEST)
     return found if all(earnings(kind, crowd, found, reward, audit) < -loss for kind in cheats) else None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRound:
+    """What one verified round costs its owner when everybody is honest.
+
+    Attributes:
+        work: computations, those of auditors included.
+        reward: wei, of a slot.
+        fee: wei, of one audit: each auditor has its cost and margin.
+        price: expected wei: all rewards, and the fee times its probability.
+        times_unverified: the price, to that of one slot that nobody checks.
+        stake: the least with which a lone cheat expects to lose the cost of training; None if none does.
+    """
+
+    work: Fraction
+    reward: int
+    fee: int
+    price: Fraction
+    times_unverified: Fraction
+    stake: int | None
+
+
+def verified_round(pool: int, audited: Fraction, auditors: int, prices: Prices) -> VerifiedRound:
+    """The price of a round that is checked by `pool` slots, by audits with probability `audited`, or by both.
+
+    Raises:
+        InvalidEconomics: a value out of its range.
+    """
+    _need(1 <= auditors <= AUDITORS_MAX, "auditors", f"must be 1 to {AUDITORS_MAX}")
+    crowd, audit = Crowd(pool, ZERO), Audit(audited, Fraction(audited > 0))
+    reward = fair_reward(crowd, prices, audit)
+    fee = ceil(auditors * prices.cost * (1 + prices.margin))
+    price = pool * reward + audited * fee
+    stake = deterring_stake(Kind.RANDOM, crowd, prices, reward, audit, loss=prices.cost)
+    unverified = max(1, fair_reward(Crowd(1, ZERO), prices))
+    return VerifiedRound(work_per_round(pool, audited, auditors), reward, fee, price, price / unverified, stake)
 
 
 def work_per_round(pool: int, audit: Fraction, auditors: int) -> Fraction:

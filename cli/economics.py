@@ -27,6 +27,7 @@ from chain.economics import (
 )
 from cli.amounts import format_wei, parse_amount
 from cli.auto_reward import DEFAULTS
+from cli.economics_audits import Verified, tell, verified_rounds
 from cli.economics_plot import draw
 from cli.errors import UserError
 from cli.options import json_option
@@ -83,6 +84,8 @@ class Economics(msgspec.Struct, frozen=True):
     stake_deterring_wei: str | None
     reward_wei: str
     earnings: list[Earnings]
+    auditors: int | None = None
+    verified: list[Verified] = msgspec.field(default_factory=list)  # with --auditors
 
 
 @click.command()
@@ -97,6 +100,7 @@ class Economics(msgspec.Struct, frozen=True):
 @click.option("--reward", help="Of a slot.  [default: what leaves the honest their margin]")
 @click.option("--audit", default="0", show_default=True, help="Probability that a round is recomputed.")
 @click.option("--audit-void", help="The same of a void round.  [default: 1 with --audit, else 0]")
+@click.option("--auditors", type=int, help="Validators that recompute; compares what a verified round costs.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the curves into this file (.png, .svg, .pdf).")
 @json_option
 def economics(as_json: bool, plot: Path | None, **given: object) -> None:
@@ -105,7 +109,7 @@ def economics(as_json: bool, plot: Path | None, **given: object) -> None:
     \b
     flnode economics --pool 5 --evil 0.3
     flnode economics --pool 5 --evil 0.3 --collude --workers 20 --json
-    flnode economics --pool 1 --evil 0.3 --audit 0.05
+    flnode economics --pool 1 --evil 0.3 --audit 0.05 --auditors 4
     flnode economics --pool 5 --evil 0.3 --plot curves.png
     """
     try:
@@ -150,9 +154,15 @@ def _answer(given: dict[str, object]) -> Economics:
     )
     reward = None if given["reward"] is None else parse_amount(given["reward"], "--reward")
     deterring = deterring_stake_of(crowd, prices, audit, reward)
+    verified = []
+    if (auditors := given["auditors"]) is not None:
+        assert isinstance(auditors, int)
+        verified = verified_rounds(crowd, audit, prices, auditors)
     if given["stake"] is None and deterring is not None:
         prices = replace(prices, stake=2 * deterring)
-    return _report(crowd, audit, prices, fair_reward(crowd, prices, audit) if reward is None else reward, deterring)
+    reward = fair_reward(crowd, prices, audit) if reward is None else reward
+    report = _report(crowd, audit, prices, reward, deterring)
+    return msgspec.structs.replace(report, auditors=auditors, verified=verified)
 
 
 def deterring_stake_of(crowd: Crowd, prices: Prices, audit: Audit, reward: int | None) -> int | None:
@@ -226,6 +236,8 @@ def _print(found: Economics) -> None:
         cells.append((f"{each.kind}: {_WHAT[Kind(each.kind)]}", *map(_rounded, amounts)))
     out.print()
     out.print(table(columns, cells))
+    if found.auditors is not None:
+        tell(found.verified, found.evil, found.auditors)
 
 
 def _chance(plain: float, audited: float, found: Economics) -> str:

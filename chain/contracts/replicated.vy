@@ -922,13 +922,14 @@ def _hash_of(number: uint256) -> bytes32:
 @view
 def _is_drawn(job: uint256, key: bytes32) -> bool:
     """
-    @notice Whether a round with a majority is audited, in a job whose rounds may be: by lot, from its own R values and from the hash of the block that
-            opened the reveals. A lone worker knows its R when it commits, but not that hash. Without one, always.
+    @notice Whether a round with a majority is audited, in a job whose rounds may be: by lot, from the hash of the block
+            that opened the reveals; without one, always. Nobody but that block's proposer can know it and still commit.
+            The R values are not in it: colluders would choose whose reveal completes the majority, hence among lots.
     """
     seed: bytes32 = self.rounds[key].seed
     if seed == empty(bytes32):
         return True
-    lot: uint256 = convert(keccak256(concat(b"audit", self.jobs[job].entropy, seed)), uint256)
+    lot: uint256 = convert(keccak256(concat(b"audit", key, seed)), uint256)
     return lot % terms_rules.MILLION < self.jobs[job].terms.audit_ppm
 
 

@@ -25,6 +25,7 @@ from chain.economics import (
     fair_reward,
     odds,
     round_odds,
+    verified_round,
     work_per_round,
 )
 
@@ -242,6 +243,9 @@ def test_the_page_has_the_right_price_of_a_verified_round() -> None:
         assert lone is not None
         assert terms is not None
         work = work_per_round(int(pool), audit.decided, auditors=4)
-        exact = (work * cost, reward, lone, fair_reward(crowd, terms, audit), terms.stake)
+        verified = verified_round(int(pool), audit.decided, 4, free)
+        assert (verified.work, verified.reward, verified.stake) == (work, reward, lone)
+        price = verified.times_unverified * cost
+        exact = (work * cost, price, reward, lone, fair_reward(crowd, terms, audit), terms.stake)
         assert cells == [f"{float(Fraction(value) / cost):.4g}" for value in exact]
     assert [row[0] for row in rows] == ["3", "5", "1", "1", "1"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chain.economics import Crowd, Kind, Prices, fair_reward, odds
+from chain.economics import Audit, Crowd, Kind, Prices, fair_reward, odds
 from cli.errors import UserError
 from cli.jobfile import load_job
 from cli.main import run
@@ -61,6 +61,21 @@ def test_a_pool_of_one_is_deterred_by_audits_alone(capsys: pytest.CaptureFixture
     assert rows["random"]["both_wei"] < 0
 
 
+def test_it_compares_what_a_verified_round_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--pool", "1", "--evil", "0.3", "--audit", "0.05", "--auditors", "4", "--gas-price", "0 wei")
+    rows = answer(capsys, *options)["verified"]
+    assert isinstance(rows, list)
+    assert [(row["pool"], row["audit"], row["computations"]) for row in rows] == [
+        (3, 0, 3), (5, 0, 5), (1, 0.02, 1.08), (1, 0.05, 1.2), (1, 0.1, 1.4),
+    ]  # fmt: skip
+    assert [round(row["times_unverified"], 6) for row in rows] == [3, 5, 1.08, 1.2, 1.4]
+    assert len(answer(capsys, *options[:4], "--audit", "0.01", "--auditors", "4")["verified"]) == 6  # type: ignore[arg-type]
+    assert run(["economics", *options]) == 0
+    out = capsys.readouterr().out
+    for text in ("TIMES UNVERIFIED", "STAKE, 0.3 COLLUDE", "each audit is computed by 4 validators"):
+        assert text in out
+
+
 def test_a_given_reward_and_stake_are_judged_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, "--pool", "3", "--evil", "0.4", "--reward", "1 flt", "--stake", "0.1 flt")
     assert (found["reward_wei"], found["stake_wei"]) == (str(10**18), str(10**17))
@@ -87,6 +102,7 @@ def test_the_answer_for_people_names_every_kind(capsys: pytest.CaptureFixture[st
         (("--cost", "5"), "--cost: '5' is not an amount"),
         (("--margin", "x"), "--margin: 'x' is not a number"),
         (("--audit", "1.5"), "--audit must be 0 to 1"),
+        (("--auditors", "0"), "--auditors must be 1 to 100"),
         (("--audit-void", "2"), "--audit-void must be 0 to 1"),
         (("--plot", "curves.txt"), "--plot: curves.txt does not end in .png, .svg, .pdf"),
     ],
@@ -144,6 +160,17 @@ def test_without_a_table_the_defaults_hold(tmp_path: Path) -> None:
     assert int(spec.terms.reward_wei) == fair_reward(crowd, prices)
     assert float(odds(Kind.HONEST, crowd).paid) == 0.96
     assert "P = 0.9600" in said[0]
+
+
+def test_audits_lower_the_automatic_reward_by_what_they_save_an_honest_worker(tmp_path: Path) -> None:
+    said: list[str] = []
+    path = job_file(tmp_path)
+    path.write_text(path.read_text().replace("[terms]", '[terms]\naudit = 0.25\naudit_fee = "0.02 flt"'))
+    spec = load_job(path, NOW, said.append)
+    prices = Prices(5 * 10**15, Fraction(1, 5), 8, stake=10**17)
+    audit = Audit(Fraction(1, 4), Fraction(1))
+    assert int(spec.terms.reward_wei) == fair_reward(Crowd(3, Fraction(1, 5), collude=True), prices, audit)
+    assert "audited with p = 0.25" in said[0]
 
 
 def test_a_stake_that_deters_nobody_is_said(tmp_path: Path) -> None:

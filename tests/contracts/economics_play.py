@@ -16,7 +16,7 @@ from eth_hash.auto import keccak
 
 from chain.contracts import bindings as b
 from chain.contracts.calls import Call
-from chain.economics import Crowd, Kind
+from chain.economics import NO_AUDIT, Audit, Crowd, Kind
 from tests.contracts.evm_harness import Done
 from tests.contracts.world import BAD, DAY, GOOD, NOW, OWNER, STAKE, STRANGER, WORKERS, World
 
@@ -88,12 +88,14 @@ class Witness(World):
 class Table:
     """One job and its workers."""
 
-    def __init__(self, crowd: Crowd, probe: Kind | None, seed: int) -> None:
+    def __init__(self, crowd: Crowd, probe: Kind | None, seed: int, audit: Audit) -> None:
         self.crowd, self.probe, self.random = crowd, probe, Random(seed)
         self.world = Witness()
         self.workers = WORKERS[: crowd.workers or crowd.pool]
         self.kinds: dict[Place, dict[bytes, Kind]] = {}
+        assert audit.void == (audit.decided > 0), "the contract audits every undecided round, or none"
         terms = {"slots": crowd.pool, "workers_min": crowd.pool, "rounds_max": 2**20, "attempts_max": 255}
+        terms["audit_ppm"] = int(audit.decided * 10**6)
         self.job = self.world.post(**terms, deadline=NOW + 3_000 * DAY)
         self.world.enrol(self.job, self.workers, deposit=DEPOSIT)
 
@@ -118,11 +120,17 @@ class Table:
         slots = world.slots
         kinds = self.kinds[place] = self.roles(slots)
         world.commit(job, *place)
+        world.wait(1)  # the lot is drawn from the hash of this block
         updates = {worker: update for worker in self.shuffled(slots) if (update := self.update(worker, kinds[worker]))}
         world.reveal(job, updates, *place)
+        shown = world.round(job, *place)
+        if shown.phase == b.REVEAL and not shown.grace_until and world.job(job).terms.audit_ppm:
+            world.expire_and_close(job, *place)
+        if world.round(job, *place).phase == b.AUDIT:
+            world.do(STRANGER, b.resolve(job, *place, GOOD))
         if world.round(job, *place).grace_until:
             world.do(OWNER, b.finalise(job, *place, False))
-        if world.round(job, *place).phase != b.CLOSED:
+        if world.round(job, *place).phase not in (b.CLOSED, b.VOID):
             world.expire_and_close(job, *place)
 
     def update(self, worker: bytes, kind: Kind) -> bytes | None:
@@ -161,13 +169,15 @@ class Table:
         return played
 
 
-def play(crowd: Crowd, rounds: int, seed: int, probe: Kind | None = None) -> Played:
+def play(
+    crowd: Crowd, rounds: int, seed: int, probe: Kind | None = None, audit: Audit = NO_AUDIT
+) -> Played:
     """Play attempts of rounds over the contract.
 
     Args:
         probe: what PROBE does whenever it is drawn, None: what the crowd says of it.
     """
-    table = Table(crowd, probe, seed)
+    table = Table(crowd, probe, seed, audit)
     for _ in range(rounds):
         table.play()
     table.settle()

@@ -378,16 +378,18 @@ class Model:
                 job.entropy = xor(job.entropy, keccak(b"draw" + r))
                 if found.reveals == 1 and 0 < found.opened_in < self.block <= found.opened_in + 256:
                     found.seed = hash_of_block(found.opened_in)
-                if majority and self.is_drawn(job, found):
+                if majority and self.is_drawn((number, round_, attempt)):
                     found.winner = update
                     self.open_audit(number, round_, attempt, b.DRAWN_BY_LOT, ZERO)
                 elif majority:
                     self.decide(number, round_, attempt, update)
 
-    def is_drawn(self, job: Job, found: Round) -> bool:
+    def is_drawn(self, place: tuple[int, int, int]) -> bool:
+        job, found = self.jobs[place[0]], self.jobs[place[0]].rounds[place[1:]]
         if job.terms.audit_ppm == 0 or found.seed == bytes(32):
             return job.terms.audit_ppm > 0
-        return int.from_bytes(keccak(b"audit" + job.entropy + found.seed), "big") % 10**6 < job.terms.audit_ppm
+        key = keccak(b"".join(map(word, place)))
+        return int.from_bytes(keccak(b"audit" + key + found.seed), "big") % 10**6 < job.terms.audit_ppm
 
     def open_audit(self, number: int, round_: int, attempt: int, cause: int, appellant: bytes) -> None:
         found = self.jobs[number].rounds[round_, attempt]

@@ -41,7 +41,6 @@ from tests.contracts.world import (
     WORKERS,
     names,
     of_type,
-    secrets,
 )
 
 PAID, KEPT, LOST = (REWARD, 0), (0, 0), (0, STAKE)
@@ -219,25 +218,23 @@ def test_a_cancelled_job_ends_when_its_audit_is_over() -> None:
 # ---- the lot ----
 
 
-def lot(job: int, opened_in: int) -> int:
-    """Of a lone worker's first round, recomputed: below audit_ppm it is audited."""
-    r, _ = secrets(FIRST, job, 1, 1)
-    entropy = int.from_bytes(keccak(b"draw" + r), "big") ^ int.from_bytes(hash_of_block(opened_in - 1), "big")
-    share = keccak(b"audit" + entropy.to_bytes(32, "big") + hash_of_block(opened_in))
-    return int.from_bytes(share, "big") % 10**6
+def lot(opened_in: int, place: tuple[int, int, int] = (1, 1, 1)) -> int:
+    """Recomputed: below audit_ppm a round is audited."""
+    key = keccak(b"".join(number.to_bytes(32, "big") for number in place))
+    return int.from_bytes(keccak(b"audit" + key + hash_of_block(opened_in)), "big") % 10**6
 
 
 @pytest.mark.parametrize("above", [0, 1])
-def test_the_lot_is_drawn_from_r_and_the_hash_of_the_block_that_opened_the_reveals(above: int) -> None:
+def test_the_lot_is_drawn_from_the_hash_of_the_block_that_opened_the_reveals(above: int) -> None:
     world = Told()
-    mine = lot(1, world.evm.number)
+    mine = lot(world.evm.number)
     job = alone(world, GOOD, audit_ppm=mine + above)
     assert world.round(job).phase == (b.AUDIT if above else b.REVEAL)
     assert world.round(job).seed == hash_of_block(world.evm.number - 1)
 
 
 def test_the_lot_of_one_commit_differs_from_block_to_block() -> None:
-    """So a lone worker, which knows its R, does not know when it commits whether it will be audited."""
+    """So a worker does not know when it commits whether it will be audited."""
     drawn = set()
     for number in range(1, 40):
         world = Told()
@@ -265,6 +262,10 @@ def test_the_seed_is_kept_from_the_first_reveal_on() -> None:
     world.reveal(job, {SECOND: GOOD})
     assert world.round(job).seed == seed == hash_of_block(1)
     assert world.round(job).phase == b.REVEAL
+
+
+def test_two_rounds_whose_reveals_open_in_one_block_have_a_lot_each() -> None:
+    assert len({lot(7, (job, round_, 1)) for job in (1, 2) for round_ in (1, 2)}) == 4
 
 
 def test_about_as_many_rounds_are_audited_as_the_terms_say() -> None:

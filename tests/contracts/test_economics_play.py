@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import pytest
 
-from chain.economics import Crowd, Kind, Prices, earnings, odds, round_odds
+from chain.economics import NO_AUDIT, Audit, Crowd, Kind, Prices, earnings, odds, round_odds
 from tests.contracts.economics_play import Played, play
 from tests.contracts.world import REWARD, STAKE
 
@@ -20,13 +20,13 @@ HALF = Crowd(3, Fraction(1, 2), workers=4)
 THIRD = Fraction(3, 10)
 
 
-def assert_as_the_forms_say(played: Played, kind: Kind, crowd: Crowd) -> None:
-    chance = odds(kind, crowd)
+def assert_as_the_forms_say(played: Played, kind: Kind, crowd: Crowd, audit: Audit = NO_AUDIT) -> None:
+    chance = odds(kind, crowd, audit)
     assert played.paid[kind].holds(chance.paid, Z)
     assert played.refunded[kind].holds(chance.refunded, Z)
     assert played.forfeited[kind].holds(chance.forfeited, Z)
     free = Prices(cost=0, margin=Fraction(0), gas_price=0, stake=STAKE)
-    assert played.money[kind].holds(earnings(kind, crowd, free, REWARD), Z)
+    assert played.money[kind].holds(earnings(kind, crowd, free, REWARD, audit), Z)
 
 
 @pytest.mark.parametrize("collude", [False, True])
@@ -95,3 +95,60 @@ def test_independent_slots_pay_the_honest_as_often_as_the_forms_say() -> None:
 def test_a_pool_of_one_believes_anything() -> None:
     crowd = Crowd(1, Fraction(0))
     assert_as_the_forms_say(play(crowd, rounds=3, seed=5, probe=Kind.RANDOM), Kind.RANDOM, crowd)
+
+
+# ---- audits ----
+
+
+@pytest.mark.parametrize("collude", [False, True])
+def test_each_composition_of_an_audited_round_ends_as_the_forms_say(collude: bool) -> None:
+    always = Audit(Fraction(1), Fraction(1))
+    for dishonest in range(5):
+        crowd = Crowd(5, Fraction(dishonest, 5), collude, workers=5)
+        played = play(crowd, rounds=1, seed=1, audit=always)
+        for kind in set(played.paid):
+            assert_as_the_forms_say(played, kind, crowd, always)
+            assert played.paid[kind].mean == (kind is Kind.HONEST)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Played:
+    return play(Crowd(1, THIRD), rounds=200, seed=6, audit=QUARTER)
+
+
+QUARTER = Audit(Fraction(1, 4), Fraction(1))
+
+
+def test_a_cheat_alone_is_found_out_as_often_as_the_terms_say(alone: Played) -> None:
+    assert_as_the_forms_say(alone, Kind.RANDOM, Crowd(1, THIRD), QUARTER)
+    assert_as_the_forms_say(alone, Kind.HONEST, Crowd(1, THIRD), QUARTER)
+    assert alone.paid[Kind.HONEST].mean == 1
+
+
+@pytest.mark.parametrize(
+    ("mistake", "forfeited"),
+    [
+        ("nobody audits", Fraction(0)),
+        ("every round is audited", Fraction(1)),
+        ("a round is drawn twice", 1 - Fraction(3, 4) ** 3),
+        ("half as often", Fraction(1, 10)),
+    ],
+)
+def test_a_form_that_is_wrong_about_audits_lies_outside(alone: Played, mistake: str, forfeited: Fraction) -> None:
+    assert not alone.forfeited[Kind.RANDOM].holds(forfeited, Z), mistake
+
+
+def test_colluders_and_audits_among_drawn_slots_are_as_the_forms_say() -> None:
+    crowd = Crowd(3, Fraction(1, 2), collude=True, workers=4)
+    often = Audit(Fraction(1, 2), Fraction(1))
+    played = play(crowd, rounds=60, seed=7, audit=often)
+    assert_as_the_forms_say(played, Kind.HONEST, crowd, often)
+    assert_as_the_forms_say(played, Kind.COLLUDER, crowd, often)
+    assert not played.paid[Kind.COLLUDER].holds(odds(Kind.COLLUDER, crowd).paid, Z), "as if nobody audited"
+
+
+def test_an_undecided_round_pays_the_honest_and_takes_the_others_stakes() -> None:
+    played = play(HALF, rounds=60, seed=8, audit=QUARTER)
+    assert_as_the_forms_say(played, Kind.HONEST, HALF, QUARTER)
+    assert_as_the_forms_say(played, Kind.RANDOM, HALF, QUARTER)
+    assert played.refunded[Kind.HONEST].mean == 0

@@ -193,27 +193,36 @@ def a_lazy_worker_alone_is_paid_where_nobody_audits(world: Watched) -> None:
     assert world.owed(FIRST) == 0, "paid for weights that it made up"
 
 
-@mutant(
-    "lot: uint256 = convert(keccak256(concat(b\"audit\", self.jobs[job].entropy, seed)), uint256)",
-    "lot: uint256 = convert(keccak256(concat(b\"audit\", self.jobs[job].entropy, empty(bytes32))), uint256)",
-    "a lone worker knew that it would not be audited",
-)
-def the_lot_is_drawn_from_r_alone(world: Watched) -> None:
-    """It looks what its commit would come to, and commits rubbish only where that is no audit."""
-    drawn = set()
+LOT = 'lot: uint256 = convert(keccak256(concat(b"audit", key, seed)), uint256)'
+
+
+@mutant(LOT, LOT.replace("seed", "empty(bytes32)"), "known before anybody committed")
+def the_lot_is_known_when_committing(world: Watched) -> None:
+    """A worker looks what its commit would come to, and commits rubbish only where that is no audit."""
+    lots = {drawn_in(world, number, [FIRST], slots=1) for number in range(2, 14)}
+    assert lots == {True, False}, "known before anybody committed"
+
+
+@mutant(LOT, LOT.replace("seed", "self.jobs[job].entropy"), "who reveals last chooses among lots")
+def the_lot_is_drawn_from_what_was_revealed(world: Watched) -> None:
+    """Two colluders of three complete their majority before the honest reveal, or after it, as it suits them."""
     for number in range(2, 14):
-        world.evm.number = number
-        found = Watched()
-        found.evm.place(REPLICATED, world.evm.state.get_code(REPLICATED), code_max=2 * CODE_MAX)
-        found.evm.timestamp = world.evm.timestamp
-        job = found.post(slots=1, workers_min=1, **ALWAYS | {"audit_ppm": 500_000})
-        found.enrol(job, 1)  # in one block, always: the first slots, hence the entropy, depend on it
-        found.evm.number = number
-        found.commit(job)
-        found.wait(1)
-        found.reveal(job, {FIRST: BAD})
-        drawn.add(found.round(job).phase == b.AUDIT)
-    assert drawn == {True, False}, "a lone worker knew that it would not be audited"
+        before = drawn_in(world, number, [SECOND, THIRD, FIRST])
+        after = drawn_in(world, number, [SECOND, FIRST, THIRD])
+        assert before == after, "who reveals last chooses among lots"
+
+
+def drawn_in(world: Watched, number: int, order: list[bytes], slots: int = 3) -> bool:
+    """Whether a round whose reveals open in this block, and come in this order, is drawn to be audited."""
+    found = Watched()
+    found.evm.place(REPLICATED, world.evm.state.get_code(REPLICATED), code_max=2 * CODE_MAX)
+    found.evm.number = number
+    job = found.post(slots=slots, workers_min=slots, **ALWAYS | {"audit_ppm": 500_000})
+    found.enrol(job, slots)
+    found.commit(job)
+    found.wait(1)
+    found.reveal(job, {worker: GOOD if worker == FIRST else BAD for worker in order})
+    return found.round(job).phase == b.AUDIT
 
 
 @mutant("    self._return_bond(job, key)\n    winner: bytes32", "    winner: bytes32", "a bond that is nobody's")
