@@ -148,6 +148,19 @@ def cancel(client: Client, job: int, as_json: bool) -> None:
     report(done, f"job {job} cancelled", as_json)
 
 
+@job.command()
+@job_id
+@node_command
+def appeal(client: Client, job: int, as_json: bool) -> None:
+    """Have the present majority of a job audited, against the bond of its terms; a wrong appeal loses it.
+
+    \b
+    flnode job appeal 1 --config ~/server
+    """
+    done = client.call("fl_appealJob", schema.Submitted, {"id": job, "wait_s": FINAL_WAIT_S}, wait_s=FINAL_WAIT_S)
+    report(done, f"appealed against the majority of job {job}; `flnode job watch {job}` shows the audit", as_json)
+
+
 @job.command(name="top-up")
 @job_id
 @click.argument("rounds", type=click.IntRange(min=1))

@@ -212,6 +212,14 @@ class NodeBackend:
             raise BackendError(f"job {job} belongs to another account; only its owner may cancel it")
         return await self._send(f"cancel {job}", b.cancel(job), wait_s)
 
+    async def appeal_job(self, job: int, wait_s: float) -> schema.Submitted:
+        found = self._find_open(job)
+        view = None if found.current is None else found.open.get(found.current)
+        if view is None or self.clock() >= view.appeals_until(found.posted.terms):
+            raise BackendError(f"no majority of job {job} may be appealed against now")
+        call = b.appeal(*view.key, found.posted.terms.appeal_bond)
+        return await self._send("appeal " + "/".join(map(str, view.key)), call, wait_s)
+
     async def top_up_job(self, job: int, rounds: int, wait_s: float) -> schema.Submitted:
         call = b.top_up(job, rounds, self._find_open(job).posted.terms)
         return await self._send(f"top up {job} {time.time_ns()}", call, wait_s)

@@ -88,6 +88,10 @@ class Backend(Protocol):
 
     async def cancel_job(self, job: int, wait_s: float) -> schema.Submitted: ...
 
+    async def appeal_job(self, job: int, wait_s: float) -> schema.Submitted:
+        """Have the majority of the open round audited, against the bond that the job's terms ask for."""
+        ...
+
     async def top_up_job(self, job: int, rounds: int, wait_s: float) -> schema.Submitted: ...
 
     async def withdraw(self, wait_s: float) -> schema.Submitted:

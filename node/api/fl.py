@@ -40,7 +40,7 @@ class _SubmitJob(_Params, frozen=True):
     wait_s: WaitS = 0.0
 
 
-class _CancelJob(_Params, frozen=True):
+class _ChangeJob(_Params, frozen=True):
     id: JobId
     wait_s: WaitS = 0.0
 
@@ -132,7 +132,8 @@ def fl_methods(backend: Backend) -> dict[str, Method]:
         "fl_model": method(_Model, lambda p: backend.model(p.id, p.round, p.wait_s), admin=True),
         "fl_predict": method(_Predict, lambda p: backend.predict(p.id, p.round, p.path, p.wait_s), admin=True),
         "fl_submitJob": method(_SubmitJob, lambda p: backend.submit_job(p.spec, p.wait_s), admin=True),
-        "fl_cancelJob": method(_CancelJob, lambda p: backend.cancel_job(p.id, p.wait_s), admin=True),
+        "fl_cancelJob": method(_ChangeJob, lambda p: backend.cancel_job(p.id, p.wait_s), admin=True),
+        "fl_appealJob": method(_ChangeJob, lambda p: backend.appeal_job(p.id, p.wait_s), admin=True),
         "fl_topUpJob": method(_TopUpJob, lambda p: backend.top_up_job(p.id, p.rounds, p.wait_s), admin=True),
         "fl_withdraw": method(_Wait, lambda p: backend.withdraw(p.wait_s), admin=True),
         "fl_send": method(_Send, lambda p: backend.send(_address(p.to), int(p.value_wei), p.wait_s), admin=True),

@@ -180,6 +180,7 @@ def test_a_job_is_posted_listed_shown_watched_cancelled_and_topped_up(directory:
     watched = ok(capsys, "job", "watch", "1", *at).splitlines()
     assert [line.split()[2] for line in watched] == ["JobPosted", "JobEnded"]
     assert "job 1 cancelled" in ok(capsys, "job", "cancel", "1", *at)
+    assert "appealed against the majority of job 1" in ok(capsys, "job", "appeal", "1", *at)
     assert "20 more rounds of job 1" in ok(capsys, "job", "top-up", "1", "20", *at)
     assert "there is no job 7" in failed(capsys, 1, "job", "show", "7", *at)
 
