@@ -148,8 +148,9 @@ def _waits_for(job: JobView, current: RoundView | None, known: Known) -> str | N
         return "validators, to compute the round again"
     if current.majority is None:
         return f"reveals: {len(current.reveals)} of {len(current.commits)}"
-    appeals = "appeals, and then " if current.appeals_until(job.posted.terms) else ""
-    return f"{appeals}its owner, to finalise the round"
+    if current.appeals_until(job.posted.terms):
+        return "appeals, and then its owner, to finalise the round"
+    return "its owner, to finalise the round"
 
 
 def _terms(job: JobView) -> schema.Terms:

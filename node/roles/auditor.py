@@ -24,7 +24,7 @@ from node.roles.common import Attest, ChainAdvanced, Effect, SubmissionFailed, T
 
 PATIENCE_S: Final = 3.0  # with each validator that comes before this one
 PATIENCE_BLOCKS: Final = 32  # for an audit that is found on the tip to become final
-FAILURES_MAX: Final = 5  # of a computation, each after a longer pause; then it is unknown
+FAILURES_MAX: Final = 12  # of a computation, each after a longer pause, seven minutes in all; then it is unknown
 WORKS_MAX: Final = 1024  # rounds remembered; more are left to the other validators
 
 
