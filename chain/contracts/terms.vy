@@ -45,7 +45,7 @@ struct Terms:
 @view
 def _check(terms: Terms):
     """
-    @notice Revert, naming the term, unless all terms are within their limits.
+    @notice Revert, naming the term, or what it is about, unless all terms are within their limits.
     """
     assert terms.reward <= AMOUNT_MAX, "replicated: reward too large"
     assert terms.stake <= AMOUNT_MAX, "replicated: stake too large"
@@ -58,14 +58,12 @@ def _check(terms: Terms):
     assert self._is_window(terms.last_call_s), "replicated: last call must be 1 s to 365 days"
     assert terms.grace_s <= WINDOW_MAX_S, "replicated: grace over 365 days"
     assert terms.deadline > block.timestamp, "replicated: deadline has passed"
-    assert terms.audit_ppm <= MILLION, "replicated: audit_ppm too large"
-    assert self._is_window(terms.audit_window_s), "replicated: audit window must be 1 s to 365 days"
-    assert terms.audit_fee <= AMOUNT_MAX, "replicated: audit fee too large"
-    if terms.appeal_window_s > 0:
-        assert terms.appeal_window_s <= WINDOW_MAX_S, "replicated: appeal window over 365 days"
-        in_range: bool = terms.audit_fee <= terms.appeal_bond and terms.appeal_bond <= AMOUNT_MAX
-        assert in_range, "replicated: appeal bond must be audit_fee to 2**96"
-        assert not terms.auto_finalise, "replicated: no time for appeals"
+    audits: bool = terms.audit_ppm <= MILLION and terms.audit_fee <= AMOUNT_MAX
+    assert audits and self._is_window(terms.audit_window_s), "replicated: audits out of range"
+    if terms.appeal_window_s > 0:  # with auto_finalise there would be no time for appeals
+        appeals: bool = self._is_window(terms.appeal_window_s) and not terms.auto_finalise
+        appeals = appeals and terms.audit_fee <= terms.appeal_bond and terms.appeal_bond <= AMOUNT_MAX
+        assert appeals, "replicated: appeals out of range"
 
 
 @internal

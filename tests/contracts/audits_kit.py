@@ -91,14 +91,14 @@ def post_with(**changes: object) -> Refusal:
 
 YEAR_S = 365 * 86_400
 for _reason, _changes in (
-    ("audit_ppm too large", {"audit_ppm": 10**6 + 1}),
-    ("audit window must be 1 s to 365 days", {"audit_window_s": 0}),
-    ("audit window must be 1 s to 365 days", {"audit_window_s": YEAR_S + 1}),
-    ("audit fee too large", {"audit_fee": 2**96 + 1}),
-    ("appeal window over 365 days", {**APPEALS, "appeal_window_s": YEAR_S + 1}),
-    ("appeal bond must be audit_fee to 2**96", {**APPEALS, "appeal_bond": FEE - 1}),
-    ("appeal bond must be audit_fee to 2**96", {**APPEALS, "appeal_bond": 2**96 + 1}),
-    ("no time for appeals", {**APPEALS, "auto_finalise": True}),
+    ("audits out of range", {"audit_ppm": 10**6 + 1}),
+    ("audits out of range", {"audit_window_s": 0}),
+    ("audits out of range", {"audit_window_s": YEAR_S + 1}),
+    ("audits out of range", {"audit_fee": 2**96 + 1}),
+    ("appeals out of range", {**APPEALS, "appeal_window_s": YEAR_S + 1}),
+    ("appeals out of range", {**APPEALS, "appeal_bond": FEE - 1}),
+    ("appeals out of range", {**APPEALS, "appeal_bond": 2**96 + 1}),
+    ("appeals out of range", {**APPEALS, "auto_finalise": True}),
 ):
     refusal(_reason)(post_with(**_changes))
 

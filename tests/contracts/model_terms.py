@@ -23,13 +23,13 @@ def check_terms(terms: Terms, now: int) -> None:
     need(1 <= terms.last_call_s <= YEAR_S, "last call must be 1 s to 365 days")
     need(terms.grace_s <= YEAR_S, "grace over 365 days")
     need(terms.deadline > now, "deadline has passed")
-    need(terms.audit_ppm <= 10**6, "audit_ppm too large")
-    need(1 <= terms.audit_window_s <= YEAR_S, "audit window must be 1 s to 365 days")
-    need(terms.audit_fee <= 2**96, "audit fee too large")
+    need(terms.audit_ppm <= 10**6, "audits out of range")
+    need(1 <= terms.audit_window_s <= YEAR_S, "audits out of range")
+    need(terms.audit_fee <= 2**96, "audits out of range")
     if terms.appeal_window_s:
-        need(terms.appeal_window_s <= YEAR_S, "appeal window over 365 days")
-        need(terms.audit_fee <= terms.appeal_bond <= 2**96, "appeal bond must be audit_fee to 2**96")
-        need(not terms.auto_finalise, "no time for appeals")
+        need(terms.appeal_window_s <= YEAR_S, "appeals out of range")
+        need(terms.audit_fee <= terms.appeal_bond <= 2**96, "appeals out of range")
+        need(not terms.auto_finalise, "appeals out of range")
 
 
 def need(holds: bool, reason: str) -> None:
