@@ -73,6 +73,8 @@ def entries_of(event: schema.JobEvent, job: schema.JobSummary, address: str) -> 
                 wei = int(detail["earned"]) - int(detail["forfeited"])
                 what = "paid for the round" if wei > 0 else "stake forfeited" if wei < 0 else "stake returned"
                 yield msgspec.structs.replace(entry, what=what, wei=str(wei))
+    if event.name == "AuditOpened" and detail["appellant"] == address:
+        yield msgspec.structs.replace(entry, what="appealed against the majority: the bond is put up")
     if job.owner == address:
         match event.name:
             case "JobPosted":

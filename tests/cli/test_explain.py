@@ -28,7 +28,7 @@ from cli.history import entries_of
 from cli.main import run
 from node.api import schema
 from node.feed import _told as told
-from tests.contracts.audits_kit import ALWAYS, resolve
+from tests.contracts.audits_kit import ALWAYS, APPEALS, appeal, resolve
 from tests.contracts.evm_harness import Done
 from tests.contracts.world import BAD, GOOD, OWNER, STRANGER, TERMS, WORKERS, World
 
@@ -229,17 +229,20 @@ def test_a_round_that_was_not_opened_is_one_line(directory: Path, capsys: pytest
     assert run(["job", "explain", "9", "1", "--config", str(directory)]) == 1
 
 
+def summary_of(job: int) -> schema.JobSummary:
+    return schema.JobSummary(
+        id=job, kind="replicated", owner="0x" + OWNER.hex(), state="ended", phase="CLOSED", round=1, attempt=1,
+        rounds_settled=1, rounds_max=1, enrolled=3, accuracy=None, reward_wei="1", deadline=1,
+    )  # fmt: skip
+
+
 def test_the_history_of_an_account_adds_up_to_what_it_earned_and_forfeited() -> None:
     world = Told()
     job = world.play(("right", "right", "wrong"))
     sums = {}
     for account in (*WORKERS[:3], OWNER):
         address = "0x" + account.hex()
-        summary = schema.JobSummary(
-            id=job, kind="replicated", owner="0x" + OWNER.hex(), state="ended", phase="CLOSED", round=1, attempt=1,
-            rounds_settled=1, rounds_max=1, enrolled=3, accuracy=None, reward_wei="1", deadline=1,
-        )  # fmt: skip
-        entries = [entry for event in world.events for entry in entries_of(event, summary, address)]
+        entries = [entry for event in world.events for entry in entries_of(event, summary_of(job), address)]
         sums[account] = sum(int(entry.wei) for entry in entries)
         told_of = [entry.what for entry in entries]
         if account == OWNER:
@@ -247,6 +250,20 @@ def test_the_history_of_an_account_adds_up_to_what_it_earned_and_forfeited() -> 
         else:
             assert told_of[0].startswith("enrolled, free deposit")
     assert list(sums.values()) == [TERMS.reward, TERMS.reward, -TERMS.stake, 0]
+
+
+def test_an_appeal_is_in_the_appellants_history() -> None:
+    world = Told()
+    job = world.post(**APPEALS)
+    world.enrol(job, 3)
+    world.commit(job)
+    world.reveal(job, {WORKERS[0]: BAD, WORKERS[1]: BAD, WORKERS[2]: GOOD})
+    appeal(world, job, WORKERS[2])
+    summary = summary_of(job)
+    for worker in WORKERS[:3]:
+        address = "0x" + worker.hex()
+        told_of = [entry.what for event in world.events for entry in entries_of(event, summary, address)]
+        assert ("appealed against the majority: the bond is put up" in told_of) == (worker == WORKERS[2])
 
 
 def test_the_history_of_a_running_node(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,18 @@ from tests.contracts.world import (
 PAID, KEPT, LOST = (REWARD, 0), (0, 0), (0, STAKE)
 
 
+def test_the_widest_terms_of_audits_and_appeals_are_taken() -> None:
+    year_s = 365 * DAY
+    widest = {
+        "audit_ppm": 10**6, "audit_window_s": year_s, "audit_fee": 2**96, "appeal_window_s": year_s,
+        "appeal_bond": 2**96,
+    }  # fmt: skip
+    world = Told()
+    world.evm.fund(OWNER, 2**100)
+    assert world.job(world.post(**widest)).escrow == 2 * (3 * REWARD + 2**96)
+    assert world.job(world.post(**APPEALS | {"appeal_bond": FEE})).terms.appeal_bond == FEE
+
+
 def test_an_honest_worker_alone_is_paid_when_its_audit_agrees() -> None:
     world = Told()
     job = alone(world, None)
