@@ -298,6 +298,8 @@ class Arena:
     def _is_over(self) -> bool:
         if self.owner is None or len(self._jobs()) < self.cast.jobs:
             return False
+        if self.world.members[HONEST_NODE].ledger.chain.finalised.number < self.world.referee.height:
+            return False
         for site in self._sites(HONEST_NODE) + list(self.foes):
             if site.account.pending:
                 return False

@@ -20,7 +20,7 @@ from chain import masking
 from chain.contracts import REPLICATED
 from chain.contracts import bindings as b
 from chain.contracts.calls import Call
-from chain.types import Claim, Transaction
+from chain.types import RevealClaim, Transaction
 from node import unixfs
 from node.jobs import COMMIT, REVEAL, SETTLED, Jobs, JobView, Key, RoundView
 
@@ -33,7 +33,7 @@ class Send:
 
     tag: str
     call: Call
-    claim: Claim | None = None
+    claim: RevealClaim | None = None
     again: bool = False
 
 
@@ -113,7 +113,7 @@ def reveal(scene: Scene, view: RoundView, r: bytes, mask: bytes, update: bytes, 
     """Reveal what was committed to as `update`, whatever it opens to."""
     mine = view.commits.get(scene.address)
     ctx = masking.context(scene.chain_id, REPLICATED, *view.key, scene.address)
-    claim = mine and Claim(REPLICATED, *view.key, scene.address, ctx, mine.ciphertext, scene.size(), mask, update)
+    claim = mine and RevealClaim(REPLICATED, *view.key, scene.address, ctx, mine.ciphertext, scene.size(), mask, update)
     return Send(f"reveal{which} {tuple(view.key)}", b.reveal(*view.key, r, mask, update), claim)
 
 

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 
 import pytest
 
-from chain.contracts import REPLICATED, compiled
+from chain.contracts import FAUCET, REPLICATED, FaucetTerms, compiled
 from chain.contracts import bindings as b
 from chain.contracts.calls import Call
 from tests.adversaries.variants import ANYBODY_CANCELS
 from tests.adversaries.variants import compiled as code_without
+from tests.contracts.audits_kit import ALWAYS, APPEALS, BOND, alone, three
 from tests.contracts.evm_harness import Reverted
 from tests.contracts.world import (
     BASE,
+    DAY,
     GOOD,
     MANIFEST,
     OWNER,
@@ -89,6 +91,29 @@ def _proposed(world: World) -> None:
     world.do(VALIDATORS[2], b.propose(STRANGER, True))
 
 
+def _asked(world: World) -> None:
+    world.post()
+    world.do(FIRST, b.ask_sponsor(JOB))
+
+
+def _offered(world: World) -> None:
+    world.post()
+    world.sponsor(JOB, FIRST, 2 * STAKE)
+
+
+def _appealable(world: World) -> None:
+    three(world, {FIRST: GOOD, SECOND: GOOD}, **APPEALS)
+
+
+def _audited(world: World) -> None:
+    alone(world, GOOD, **ALWAYS)
+
+
+def _funded(world: World) -> None:
+    world.post()  # nothing of it matters here
+    world.evm.fund(FAUCET)
+
+
 @dataclass(frozen=True)
 class Front:
     """A call that somebody is about to make, and what a copy in front of it comes to.
@@ -120,19 +145,26 @@ FRONTS = (
     Front("withdraw", _ended, FIRST, lambda: b.withdraw(JOB)),
     Front("finalise", _decided, OWNER, lambda: b.finalise(JOB, 1, 1, False), copy="grace has not passed"),
     Front("finalise", _graced, OWNER, lambda: b.finalise(JOB, 1, 1, True), copy="only the owner may stop"),
+    Front("ask_sponsor", _posted, FIRST, lambda: b.ask_sponsor(JOB)),
+    Front("unsponsor", _offered, OWNER, lambda: b.unsponsor(JOB, FIRST), copy="no offer of yours"),
     # these anybody may make, and whoever does so does the same
     Front("finalise", _graced, FIRST, lambda: b.finalise(JOB, 1, 1, False), original="round takes no finalise"),
     Front("expire", _overdue, FIRST, lambda: b.expire(JOB, 1, 1), original="last call was granted"),
     Front("close", _called_last, FIRST, lambda: b.close(JOB, 1, 1), original="round is not open"),
     Front("end", _waiting, OWNER, lambda: b.end(JOB), original="job has ended"),
     Front("settle", _ended, STRANGER, lambda: b.settle(JOB, FIRST)),
+    Front("resolve", _audited, STRANGER, lambda: b.resolve(JOB, 1, 1, GOOD), original="round has no audit"),
+    Front("grant", _funded, MEMBER, lambda: b.grant(b"\x77" * 20), original="faucet"),
+    # whoever is first puts up its own money, and the other keeps its
+    Front("sponsor", _asked, OWNER, lambda: b.sponsor(JOB, FIRST, 2 * STAKE), original="no sponsor is wanted"),
+    Front("appeal", _appealable, STRANGER, lambda: b.appeal(JOB, 1, 1, BOND), original="no appeal is open"),
     Front("propose", _posted, MEMBER, lambda: b.propose(STRANGER, True), original="proposed already"),
     Front("approve", _proposed, MEMBER, lambda: b.approve(1), same=False),
 )
 
 
 def play(front: Front, copied: bool) -> World:
-    world = World(VALIDATORS)
+    world = World(VALIDATORS, faucet=FaucetTerms(10**9, 10, DAY))
     front.prepare(world)
     if copied:
         before = wealth(world, RUNNER)
@@ -157,10 +189,13 @@ def attempt(world: World, sender: bytes, call: Call) -> str:
 
 
 def wealth(world: World, who: bytes) -> int:
-    """All wei that an account has or may fetch, its deposit in the job included."""
+    """All wei that an account has or may fetch, its deposit in the job, its offers and its bond included."""
     enrolment = world.enrolment(JOB, who)
-    locked = (enrolment.tail - enrolment.head) * STAKE
-    return world.evm.balance(who) + world.owed(who) + enrolment.free + locked
+    tied = (enrolment.tail - enrolment.head) * STAKE
+    offers = [world.debt(JOB, each) for each in (FIRST, RUNNER)]
+    tied += sum(each.offered for each in offers if each.sponsor == who)
+    tied += BOND if world.round(JOB).appellant == who else 0
+    return world.evm.balance(who) + world.owed(who) + enrolment.free + tied
 
 
 def what_matters(world: World) -> object:
@@ -182,7 +217,7 @@ def test_a_copy_in_front_earns_nothing_and_takes_nothing_from_the_call_behind_it
 def test_every_function_that_changes_something_is_among_them() -> None:
     changing = {
         entry["name"]
-        for contract in ("replicated", "validators")
+        for contract in ("faucet", "replicated", "validators")
         for entry in compiled()[contract]["abi"]
         if entry["type"] == "function" and entry["stateMutability"] in ("payable", "nonpayable")
     }

@@ -20,7 +20,7 @@ from chain import masking
 from chain.claims import claim_digest
 from chain.contracts import REPLICATED
 from chain.contracts import bindings as b
-from chain.types import Claim
+from chain.types import RevealClaim
 from node import unixfs
 from tests.adversaries.variants import EITHER_SIGNATURE, MASK_UNBOUND, Variant, compiled
 from tests.adversaries.workers import malleated
@@ -42,7 +42,7 @@ def hidden(worker: bytes, update: bytes) -> bytes:
     return masking.apply_mask(update, ctx_of(worker), secrets(worker, 1, 1, 1)[1])
 
 
-def is_true(claim: Claim, ciphertext: bytes) -> bool:
+def is_true(claim: RevealClaim, ciphertext: bytes) -> bool:
     """What a validator that has the ciphertext finds out about a claim."""
     fits = unixfs.digest_of(ciphertext) == claim.ciphertext and len(ciphertext) == claim.size
     return fits and unixfs.digest_of(masking.apply_mask(ciphertext, claim.ctx, claim.mask)) == claim.update
@@ -115,7 +115,8 @@ def test_a_worker_that_knows_m_before_it_commits_is_paid() -> None:
 def test_what_was_committed_opens_to_one_update_only_whatever_m_turns_out_to_be() -> None:
     """Assumes that nobody finds another S with the same keccak(S)."""
     digest = unixfs.digest_of(RUBBISH)
-    opens = [Claim(REPLICATED, 1, 1, 1, X, ctx_of(X), digest, SIZE, OWN_S, unixfs.digest_of(m)) for m in EVERY_UPDATE]
+    claimed = (REPLICATED, 1, 1, 1, X, ctx_of(X), digest, SIZE, OWN_S)
+    opens = [RevealClaim(*claimed, unixfs.digest_of(update)) for update in EVERY_UPDATE]
     true = [update for update, claim in zip(EVERY_UPDATE, opens, strict=True) if is_true(claim, RUBBISH)]
     assert len(true) == 1
     assert Round().play(true[0], RUBBISH, bound(OWN_R, OWN_S), (OWN_R, OWN_S)) == REWARD
@@ -194,6 +195,6 @@ def test_ones_own_mask_over_anothers_r_opens_anothers_ciphertext_to_something_el
 
 def test_an_attestation_is_about_one_slot_ciphertext_mask_and_update_only() -> None:
     """What validators signed for W's reveal cannot stand beside X's: every part of it is another."""
-    claim = Claim(REPLICATED, 1, 1, 1, W, ctx_of(W), keccak(b"C"), SIZE, S0, keccak(b"M"))
-    mine = Claim(REPLICATED, 1, 1, 1, X, ctx_of(X), keccak(b"C"), SIZE, S0, keccak(b"M"))
+    claim = RevealClaim(REPLICATED, 1, 1, 1, W, ctx_of(W), keccak(b"C"), SIZE, S0, keccak(b"M"))
+    mine = RevealClaim(REPLICATED, 1, 1, 1, X, ctx_of(X), keccak(b"C"), SIZE, S0, keccak(b"M"))
     assert claim_digest(claim, CHAIN_ID, bytes(32)) != claim_digest(mine, CHAIN_ID, bytes(32))

@@ -150,9 +150,7 @@ def _takes_any_job(patch: pytest.MonkeyPatch) -> None:
 
 # ---- passages of the contract ----
 
-_SIGNED = (
-    '    assert mask_rules._signed_by(msg.sender, ctx, r, mask), "mask is not signed by the caller"'
-)
+_SIGNED = '    assert mask_rules._signed_by(msg.sender, ctx, r, mask), "mask is not signed by the caller"'
 _S_BOUND = '    assert keccak256(mask) == seat.s_hash, "mask is not the committed one"\n'
 _COMMIT_PHASE = 'assert self.rounds[key].phase == COMMIT, "round takes no commits"'
 _ANY_PHASE = "assert self.rounds[key].phase == COMMIT or self.rounds[key].phase == REVEAL"
@@ -205,14 +203,14 @@ EVERY_UPDATE_PAID = Variant(
             "keeps = state == REVEALED",
         ),
         (
-            "self._return_reserve(job, self.rounds[key].slots - self.votes[key][self.rounds[key].winner])",
-            "self._return_reserve(job, self.rounds[key].slots - self.rounds[key].reveals)",
+            "unearned: uint256 = self.rounds[key].slots - self.votes[key][self.rounds[key].winner]",
+            "unearned: uint256 = self.rounds[key].slots - self.rounds[key].reveals",
         ),
     ),
 )
 FIRST_TWO_WIN = Variant(
     "a digest wins with more than half of the reveals so far, instead of the slots",
-    (("if 2 * votes > self.rounds[key].slots:", "if 2 * votes > self.rounds[key].reveals:"),),
+    (("majority: bool = 2 * votes > self.rounds[key].slots", "majority: bool = 2 * votes > self.rounds[key].reveals"),),
 )
 OWNER_VOIDS = Variant(
     "a round that has a winner can be closed before it is paid",
@@ -230,7 +228,7 @@ CANCEL_AT_ONCE = Variant(
 )
 FORFEITS_TO_OWNER = Variant(
     "forfeited stakes go to the job's owner",
-    (("send(empty(address), burned)", "send(self.jobs[job].owner, burned)"),),
+    (("    self._burn(burned)", "    send(self.jobs[job].owner, burned)"),),
 )
 ANY_JOB_TAKEN = Variant("workers enrol without looking whether the job can be done", node=_takes_any_job)
 FIRST_COME = Variant(

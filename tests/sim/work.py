@@ -152,7 +152,8 @@ class Worksite:
             self._roles["server"] = _Role(learning_server.step, server, self._perform_server)
         if self.name.startswith("validator-"):
             self._roles["attestor"] = _Role(attestor.step, attestor.AttestorState(), self._perform_attestor)
-            validators = chain.epochs.present.validators
+        validators = chain.epochs.present.validators
+        if self.address in validators:  # an adversary may have another account than the validator it uses
             seat = auditor.Seated(validators.index(self.address), len(validators))
             self._roles["auditor"] = _Role(auditor.step, auditor.AuditorState(seat=seat), self._perform_auditor)
         self._later(0.01, self._advance)
