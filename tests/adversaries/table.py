@@ -1,7 +1,7 @@
 """Every attack that is known: what defends against it, flnode without that defence, and the tests that show both.
 
 `ATTACKS`: `test_simulated.py` plays each against the defence and against the variant, from a seed, and
-`test_network.py` plays the same programs against real nodes. `ELSEWHERE`: what is about one part only, and the tests
+`test_real_nodes.py` plays the same programs against real nodes. `ELSEWHERE`: what is about one part only, and the tests
 of that part. `PRICED`: what is not prevented, and the tests that show its price. docs/PROTOCOL.md tells all of them.
 """
 
