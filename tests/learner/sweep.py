@@ -35,6 +35,8 @@ class Setting:
     onednn: bool = True
     flush: bool = False
     needs: str = ""  # a flag of /proc/cpuinfo
+    device: str = "cpu"
+    tf32: bool = False
 
 
 _CAPABILITIES: Final = {"default": "", "avx2": "avx2", "avx512": "avx512f"}
@@ -51,6 +53,8 @@ SETTINGS: Final = (
     *(Setting(f"MKL_CBWR={mode}", environment={"MKL_CBWR": mode}) for mode in ("COMPATIBLE", "SSE4_2", "AVX2")),
     Setting("without oneDNN", onednn=False),
     Setting("subnormals flushed", flush=True),
+    Setting("CUDA", device="cuda:0"),
+    Setting("CUDA, TF32 allowed", device="cuda:0", tf32=True),
 )
 FEW: Final = tuple(
     next(each for each in SETTINGS if each.name == name)
@@ -66,7 +70,7 @@ def digests(setting: Setting, jobs: Iterable[str] = ()) -> dict[str, str]:
     """
     options = {
         "threads": setting.threads or os.cpu_count(), "onednn": setting.onednn, "flush": setting.flush,
-        "jobs": list(jobs),
+        "device": setting.device, "tf32": setting.tf32, "jobs": list(jobs),
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-P", "-m", "tests.learner.sweep", "--child", json.dumps(options)],
@@ -82,7 +86,9 @@ def digests(setting: Setting, jobs: Iterable[str] = ()) -> dict[str, str]:
 
 
 def is_possible(setting: Setting) -> bool:
-    """Does this processor have what the setting needs?"""
+    """Does this machine have what the setting needs?"""
+    if setting.device != "cpu":
+        return Path("/dev/nvidia0").exists()
     cpuinfo = Path("/proc/cpuinfo")
     return not setting.needs or not cpuinfo.exists() or setting.needs in cpuinfo.read_text().split()
 
@@ -98,7 +104,7 @@ def by_job(found: Iterable[Mapping[str, str]]) -> tuple[dict[str, set[str]], dic
     return exact, plain
 
 
-def train(chosen: Sequence[str]) -> Iterator[tuple[str, str]]:
+def train(chosen: Sequence[str], device: str) -> Iterator[tuple[str, str]]:
     """In the child: every golden run, and a model wide enough that threads really share its work, on every backend.
 
     Args:
@@ -116,7 +122,7 @@ def train(chosen: Sequence[str]) -> Iterator[tuple[str, str]]:
         manifest, dataset = jobs[name]
         base = initial_bytes(manifest)
         for backend in selfcheck.BACKENDS:
-            machine = selfcheck.machine_with(torch.device("cpu"), backend)
+            machine = selfcheck.machine_with(torch.device(device), backend)
             state = train_round(manifest, base, load_samples(dataset, machine), golden.SEED, machine)
             yield f"{name}/{backend}", hashlib.sha256(state).hexdigest()
         if name in PLAIN:
@@ -136,7 +142,8 @@ def _plain(manifest: object, base: bytes, samples: object) -> str:
 
     assert isinstance(manifest, Manifest)
     assert isinstance(samples, Samples)
-    state = parameters_of(decode_state(base, manifest))
+    device = samples.features.device
+    state = {name: each.to(device) for name, each in parameters_of(decode_state(base, manifest)).items()}
     velocity = {name: torch.zeros_like(each) for name, each in state.items()}
     layers = len(state) // 2
     with torch.enable_grad():
@@ -152,7 +159,7 @@ def _plain(manifest: object, base: bytes, samples: object) -> str:
                 for (name, each), gradient in zip(state.items(), gradients, strict=True):
                     velocity[name] = velocity[name] * manifest.momentum + gradient
                     each -= manifest.learning_rate * velocity[name]
-    raw = b"".join(each.detach().numpy().tobytes() for each in state.values())
+    raw = b"".join(each.detach().cpu().numpy().tobytes() for each in state.values())
     return hashlib.sha256(raw).hexdigest()
 
 
@@ -164,7 +171,8 @@ def child(options: Mapping[str, Any]) -> None:
     torch.set_num_threads(options["threads"])
     torch.backends.mkldnn.enabled = bool(options["onednn"])  # type: ignore[assignment]
     torch.set_flush_denormal(bool(options["flush"]))
-    print(json.dumps(dict(train(options["jobs"]))))
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(options["tf32"])
+    print(json.dumps(dict(train(options["jobs"], options["device"]))))
 
 
 def report(settings: Iterable[Setting]) -> tuple[str, bool]:
@@ -180,7 +188,7 @@ def report(settings: Iterable[Setting]) -> tuple[str, bool]:
     counts = (len({of_setting[name] for of_setting in found.values()}) for name in names)
     lines.append("  ".join(["DIFFERENT DIGESTS".ljust(width), *(str(count).ljust(18) for count in counts)]))
     lines += [f"exact, all backends together: {job}: {len(each)}" for job, each in exact.items()]
-    lines += [f"not on this processor: {name}" for name in skipped]
+    lines += [f"not on this machine: {name}" for name in skipped]
     return "\n".join(line.rstrip() for line in lines) + "\n", all(len(each) == 1 for each in exact.values())
 
 

@@ -40,4 +40,4 @@ def test_the_report_counts_every_digest_and_fails_when_exact_training_has_two(mo
     assert not exact
     assert text.splitlines()[3].split() == ["DIFFERENT", "DIGESTS", "1", "2", "2"]
     assert "exact, all backends together: mlp: 2" in text
-    assert text.endswith("not on this processor: three\n")
+    assert text.endswith("not on this machine: three\n")
