@@ -55,6 +55,7 @@ class Record:
     forfeited: int = 0  # wei
     enrolled: bool = False
     evictions: int = 0  # for want of a stake
+    absences: int = 0  # evictions because it had not committed
     settled: int = 0  # of its slots, those whose stake and reward the contract has settled
 
 
@@ -220,7 +221,8 @@ def _apply(job: JobView, event: b.Event, number: int, timestamp: int) -> JobView
         case b.Left():
             return _record(job, event.worker, enrolled=False)
         case b.Evicted():
-            return _record(job, event.worker, enrolled=False, evictions=0 if event.absent else 1)
+            absent = int(event.absent)
+            return _record(job, event.worker, enrolled=False, evictions=1 - absent, absences=absent)
         case b.SponsorWanted():
             return _sponsor(job, event.worker, wanted=not job.records.get(event.worker, Record()).enrolled)
         case b.Sponsored():
@@ -300,8 +302,9 @@ def _in_round(job: JobView, event: b.Event, number: int, timestamp: int) -> JobV
 def _audited(view: RoundView, event: b.AuditOpened | b.Audited | b.AuditLapsed) -> RoundView:
     match event:
         case b.AuditOpened():
-            opened = replace(view, phase=AUDIT, audited=True, audit_deadline=event.deadline, majority=None)
-            return replace(opened, last_call_until=0)
+            opened = replace(view, phase=AUDIT, audited=True, majority=None, last_call_until=0)
+            # in the contract it is one deadline, and stays when the verdict finds its update revealed
+            return replace(opened, audit_deadline=event.deadline, reveal_deadline=event.deadline)
         case b.Audited():
             return replace(view, truth=event.update_digest)
     return view  # what comes of an audit that lapsed is told next

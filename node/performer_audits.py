@@ -23,6 +23,7 @@ from node.performer import WORK_FAULTS, Performer
 from node.preparation import Declined, judge, row_of
 from node.roles import auditor
 from node.roles.common import Attest
+from node.suitability import foretold_s
 
 log = structlog.get_logger()
 
@@ -70,9 +71,13 @@ class AuditingPerformer(Performer):
         manifest = manifests.decode(await self.exchange.fetch(work.manifest, manifests.MANIFEST_BYTES_MAX))
         if manifest.update_size() != work.size:
             raise InvalidManifest("model", f"a state of {manifest.update_size()} bytes, posted as {work.size}")
+        job = self.job(work.key.job)
+        takes_s, window_s = foretold_s(manifest, await learner.describe()), job.posted.terms.audit_window_s
+        if takes_s > window_s:  # nobody would be paid for it
+            raise Declined(f"an audit takes about {takes_s:.3g} s here; its window is {window_s} s")
         base = await self.exchange.fetch(work.base, work.size, size=work.size)
         dataset = await self._dataset(manifest)
-        await judge(manifest, await trio.to_thread.run_sync(data.decode, dataset), self.job(work.key.job), learner)
+        await judge(manifest, await trio.to_thread.run_sync(data.decode, dataset), job, learner)
         row = await row_of(manifest, work.key, self.exchange)
         self.activity.state, self.activity.key = "auditing", work.key
         try:

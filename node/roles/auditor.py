@@ -151,7 +151,8 @@ def _observe(state: AuditorState, event: Event, effects: list[Effect]) -> Audito
             failures = FAILURES_MAX if event.final else known.failures + 1
             return _put(state, work, replace(known, asked=False, failures=failures))
         case SubmissionFailed(effect=SubmitResolve(work=work)) if work in state.works:
-            return _put(state, work, replace(state.works[work], submitted=False, at=state.now))
+            known = state.works[work]  # others may differ, and each refusal makes this account's next call dearer
+            return _put(state, work, replace(known, submitted=False, at=state.now, failures=known.failures + 1))
     return state
 
 
@@ -209,7 +210,7 @@ def _go_on(state: AuditorState, effects: list[Effect]) -> AuditorState:
             if not known.asked and known.failures < FAILURES_MAX:
                 effects.append(Recompute(work))
                 state = _put(state, work, replace(known, asked=True))
-        elif known.seen and not known.submitted and state.seat is not None:
+        elif known.seen and not known.submitted and known.failures < FAILURES_MAX and state.seat is not None:
             due = known.at + PATIENCE_S * _places_before(state.seat, work.key)
             if state.now >= due:
                 effects.append(SubmitResolve(work, known.update))

@@ -2,6 +2,7 @@
 
     job open                FetchManifest -> ManifestReady; then Enrol in those that pay best (node.roles.choice)
     another pays much more  Leave, then Withdraw, and only then Enrol in the other
+    evicted                 Withdraw; then Enrol again, if that was for having been absent, not too often
     deposit out of reach    Submit(ask_sponsor), and once somebody has offered it, Enrol
     job ended               Withdraw
 
@@ -31,6 +32,7 @@ from node.roles.common import (
 )
 
 LOSS_STAKES_MAX: Final = 4  # forfeits less earnings in one job, in stakes: beyond that something is wrong with us
+ABSENCES_MAX: Final = 3  # likewise evictions from one job for not having committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Membership:
         round_s: seconds that a round of a job takes here, as far as they are known.
         verdicts: what `choose` said last of each open job.
         enrolling, asking, leaving, withdrawing: jobs for which that was submitted; asking is for a sponsor.
+        inside: the jobs that it was in when it looked last.
     """
 
     address: bytes
@@ -97,6 +100,7 @@ class Membership:
     asking: frozenset[int] = frozenset()
     leaving: frozenset[int] = frozenset()
     withdrawing: frozenset[int] = frozenset()
+    inside: frozenset[int] = frozenset()
 
 
 State = TypeVar("State", bound=Membership)
@@ -130,6 +134,7 @@ def decide(state: State, effects: list[Effect]) -> State:
         if job.ended is None and (state.enrol or state.address in job.records) and job.job not in state.manifests:
             state = replace(state, manifests=put(state.manifests, job.job, None))
             effects.append(FetchManifest(job.job, job.posted.manifest))
+    state = _depart(state, effects)
     if state.enrol:
         state = _choose(state, effects)
     joined = {job.job for job in state.jobs.by_id.values() if _is_in(state, job) and job.state != "waiting"}
@@ -151,6 +156,14 @@ def decide(state: State, effects: list[Effect]) -> State:
     return _withdraw(state, effects)
 
 
+def _depart(state: State, effects: list[Effect]) -> State:
+    """Fetch what was released where it left or was evicted: the deposit of the next job may have to come from it."""
+    inside = frozenset(job.job for job in state.jobs.by_id.values() if _is_in(state, job))
+    gone = state.inside - inside
+    effects += [Withdraw(job) for job in sorted(gone) if job not in state.withdrawing]
+    return replace(state, inside=inside, leaving=state.leaving - gone, enrolling=state.enrolling - gone)
+
+
 def _choose(state: State, effects: list[Effect]) -> State:
     """Judge the open jobs anew, tell what has changed, leave what is not worth it or cannot be done."""
     inside = [job for job in state.jobs.by_id.values() if job.ended is None and _is_in(state, job)]
@@ -163,9 +176,7 @@ def _choose(state: State, effects: list[Effect]) -> State:
         if unwanted and job.job not in state.leaving and not _draw_is_known(job):
             state = replace(state, leaving=state.leaving | {job.job})
             effects.append(Leave(job.job))
-    left = {job for job in state.leaving if not _is_in(state, state.jobs.by_id[job])}
-    effects += [Withdraw(job) for job in sorted(left)]
-    return replace(state, verdicts=verdicts, leaving=state.leaving - left)
+    return replace(state, verdicts=verdicts)
 
 
 def _offers(state: Membership) -> list[Offer]:
@@ -224,7 +235,9 @@ def _may_enter(state: Membership, job: JobView) -> bool:
     record = job.records.get(state.address)
     if record is None:
         return True
-    return not record.evictions and record.forfeited - record.earned <= LOSS_STAKES_MAX * job.posted.terms.stake
+    loss = record.forfeited - record.earned
+    steady = not record.evictions and record.absences <= ABSENCES_MAX
+    return steady and loss <= LOSS_STAKES_MAX * job.posted.terms.stake
 
 
 def _suits(state: Membership, job: JobView) -> bool:
@@ -233,6 +246,9 @@ def _suits(state: Membership, job: JobView) -> bool:
     lively = job.ended is None and not job.cancelled and state.now < terms.deadline
     # an owner that never acts keeps the model and every stake until the grace of a round at its slowest is over
     locked_s = terms.commit_window_s + terms.reveal_window_s + 2 * terms.last_call_s + terms.grace_s
+    locked_s += terms.appeal_window_s
+    if terms.audits:  # and its last call; then the reveals may be open once more
+        locked_s += terms.audit_window_s + terms.reveal_window_s + 2 * terms.last_call_s
     bearable = locked_s <= state.locked_s_max and terms.stake * state.deposit_stakes <= state.deposit_max
     return lively and bearable and isinstance(state.manifests.get(job.job), Manifest)
 

@@ -294,3 +294,25 @@ def test_no_order_of_events_makes_an_auditor_say_what_it_has_not_computed(events
                 view = state.jobs.round(effect.work.key)
                 assert view is not None
                 assert view.phase == AUDIT
+
+
+def test_a_verdict_that_is_refused_is_not_stated_for_ever() -> None:
+    """Each refusal makes the account's next transaction dearer."""
+    state = auditor.AuditorState(seat=SEAT)
+    state, _ = play(auditor.step, state, ChainAdvanced(story(OPENED), NOW), auditor.Recomputed(WORK, GOOD))
+    tries = 0
+    while tries < 50:
+        state, effects = play(auditor.step, state, SubmissionFailed(auditor.SubmitResolve(WORK, GOOD), "refused"))
+        if not effects:
+            break
+        tries += 1
+    assert 1 <= tries < auditor.FAILURES_MAX
+
+
+def test_after_an_audit_the_deadline_is_the_audit_s_as_in_the_contract() -> None:
+    """Else everybody would send an `expire` that reverts, again and again."""
+    decided = story(OPENED, b.Audited(*KEY, bytes(32), *WORK[1:], GOOD), b.MajorityReached(*KEY, GOOD, 2, 2000))
+    settled = fold(decided, [b.RoundSettled(*KEY, GOOD, 2)], 9, 1000)
+    view = settled.round(KEY)
+    assert view is not None
+    assert view.deadline == OPENED.deadline

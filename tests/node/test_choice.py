@@ -129,3 +129,39 @@ def test_nothing_is_chosen_before_the_jobs_that_the_worker_is_in_are_known() -> 
     inside = two_jobs(b.Enrolled(2, NEWCOMER, 100))
     _, effects = play(worker.step, ONE, at(inside), READY[0], at(inside), READY[1])
     assert not [each for each in effects if isinstance(each, membership.Enrol | membership.Leave)]
+
+
+def test_the_deposit_of_an_absent_worker_is_fetched_and_it_comes_back_three_times() -> None:
+    jobs = two_jobs(b.Enrolled(2, NEWCOMER, 100))
+    state, _ = play(worker.step, replace(ONE, deposit_stakes=1), at(jobs), *READY)
+    entries = 0
+    for _ in range(6):
+        jobs = fold(jobs, [b.Evicted(2, NEWCOMER, True)], jobs.number + 1, 1000)
+        state, effects = play(worker.step, state, at(jobs))
+        assert membership.Withdraw(2) in effects
+        if membership.Enrol(2, TERMS.stake) not in effects:
+            break
+        entries += 1
+        jobs = fold(jobs, [b.Enrolled(2, NEWCOMER, 100)], jobs.number + 1, 1000)
+        state, _ = play(worker.step, state, at(jobs))
+    assert entries == 3
+
+
+def test_a_worker_that_left_a_job_that_waits_comes_back_to_it() -> None:
+    state, effects = play(worker.step, ONE, at(fold(Jobs(), [POSTED], 1, 999)), READY[0])
+    assert membership.Enrol(1, TERMS.stake) in effects
+    waiting = two_jobs(b.Enrolled(1, NEWCOMER, 100))
+    state, effects = play(worker.step, state, at(waiting), READY[1])
+    assert membership.Leave(1) in effects
+    events = [b.Left(1, NEWCOMER, 100), b.JobCancelled(2), b.JobEnded(2, b.CANCELLED, 0, bytes(32))]
+    gone = fold(waiting, events, 3, 1000)
+    _, effects = play(worker.step, state, at(gone))
+    assert membership.Enrol(1, TERMS.stake) in effects
+
+
+def test_terms_whose_audits_or_appeals_may_lock_a_stake_for_years_are_left_alone() -> None:
+    year = 365 * 86_400
+    for change in ({"audit_ppm": 1, "audit_window_s": year}, {"appeal_window_s": year}):
+        job = replace(POSTED, terms=replace(TERMS, **change))
+        _, effects = play(worker.step, ONE, at(fold(Jobs(), [job], 1, 999)), READY[0])
+        assert not [each for each in effects if isinstance(each, membership.Enrol)]

@@ -201,7 +201,7 @@ class Jobs:
                 lost += max(0, -due)
                 due = max(0, due)
             elif self.world.network.balances[address] != FEES:
-                due += 8 * self.terms.stake
+                due += 8 * self.terms.stake * self._entries(events, address)
             due += self._fees()[address]
             if sum(self._withdrawals(address)) != due:
                 raise Violation(f"{name}, {kind}, got {self._withdrawals(address)}, {due} are due")
@@ -214,6 +214,18 @@ class Jobs:
         lies = sum(isinstance(e, b.Audited) for e in events) - self._settled_audits(events)
         if settled != self.terms.rounds_max and not (lies and rest < self.terms.price_of(1)):
             raise Violation(f"{settled} of {self.terms.rounds_max} rounds were settled")
+
+    @staticmethod
+    def _entries(events: list[b.Event], worker: bytes) -> int:
+        """How often a worker came into the job, each time with a deposit: one that was absent comes back."""
+        count, inside = 0, False
+        for event in events:
+            match event:
+                case b.Enrolled() if event.worker == worker:
+                    count, inside = count + (not inside), True
+                case b.Left() | b.Evicted() if event.worker == worker:
+                    inside = False
+        return count
 
     @staticmethod
     def _settled_audits(events: list[b.Event]) -> int:

@@ -82,7 +82,7 @@ def draw(seed: int, jobs: bool) -> Scenario:
         transactions=0 if jobs else rng.randrange(3, 8),
         epochs=0 if jobs else rng.choice((0, 1, 2)),
         calm_from_s=rng.choice((5.0, 10.0)),
-        end_s=150.0 if jobs else 60.0,
+        end_s=400.0 if jobs else 60.0,  # audits that void a lie begin the round again, each attempt with its windows
         latency_s=rng.choice((0.005, 0.05, 0.2)),
         crash_chance=rng.choice((0.0, 0.003, 0.02)),
         blackouts=rng.choice((0, 0, 1, 2)),
