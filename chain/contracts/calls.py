@@ -11,7 +11,7 @@ from chain.contracts import FAUCET, REPLICATED, VALIDATORS, compiled
 from chain.contracts.events import Terms
 
 # Gas limits: measured worst cases (tests/contracts/test_gas.py prints and bounds them) and some to spare.
-OPENING_GAS: Final = 6_600_000  # whatever may open a round: up to 31 drawn, 31 evicted, 2 seats settled of each
+OPENING_GAS: Final = 6_600_000  # whatever may open a round: up to 31 drawn, 16 evicted, 2 seats settled of each
 POST_GAS: Final = 950_000
 TOP_UP_GAS: Final = 200_000
 CANCEL_GAS: Final = 250_000

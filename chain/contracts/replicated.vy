@@ -58,8 +58,8 @@ UPDATE_SIZE_MAX: constant(uint256) = 64 * 2**20
 SETTLE_BESIDE: constant(uint256) = 2
 SETTLE_MAX: constant(uint256) = 8
 
-# looks at enrolled workers in one drawing: 31 slots, and as many evictions
-DRAWS_MAX: constant(uint256) = 2 * terms_rules.SLOTS_MAX
+# looks at enrolled workers in one drawing: 31 slots, and 16 evictions
+DRAWS_MAX: constant(uint256) = terms_rules.SLOTS_MAX + 16
 
 # how far back BLOCKHASH reaches
 HASHES_MAX: constant(uint256) = 256

@@ -307,7 +307,7 @@ class Model:
     def draw(self, number: int) -> list[bytes]:
         job = self.jobs[number]
         drawn = 0
-        for step in range(62):
+        for step in range(47):
             left = len(job.pool) - drawn
             if left == 0 or drawn == job.terms.slots:
                 break
