@@ -20,6 +20,7 @@ from learner.foreign.graph import FILE_BYTES_MAX, RANK_MAX, Array, Graph, Invali
 SCHEMA: Final = 8  # major version
 _JSON_BYTES_MAX: Final = 64 * 2**20
 _MEMBERS_MAX: Final = 10_000
+_ENCODED: Final = 0x61  # a member's flags for encryption, patches and strong encryption (APPNOTE 4.4.4)
 # torch/_export/serde/schema.py, ScalarType
 _TYPES: Final[Mapping[int, str]] = {
     1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f2", 7: "<f4", 8: "<f8", 12: "?",
@@ -41,8 +42,10 @@ def read_pt2(path: Path) -> Graph:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(archive)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, RuntimeError) as error:
+    except (zipfile.BadZipFile, EOFError) as error:
         raise InvalidModelFile(f"a damaged archive: {error}") from None
+    except NotImplementedError as error:  # by zipfile, of an archive that asks for a later version of the format
+        raise InvalidModelFile(f"an archive that cannot be read: {error}") from None
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         what = f"{type(error).__name__}: {error}"
         raise InvalidModelFile(f"not the archive of a torch.export graph (schema {SCHEMA}): {what}") from None
@@ -52,6 +55,8 @@ def _read(archive: zipfile.ZipFile) -> Graph:
     members = archive.infolist()
     if len(members) > _MEMBERS_MAX or sum(member.file_size for member in members) > FILE_BYTES_MAX:
         raise InvalidModelFile(f"more than {_MEMBERS_MAX} members or {FILE_BYTES_MAX} bytes")
+    if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & _ENCODED for member in members):
+        raise InvalidModelFile("compressed or encrypted members; torch.export stores them plain")
     names = {name.partition("/")[2]: name for name in archive.namelist()}
     models = [name for name in names if name.startswith("models/") and name.endswith(".json")]
     if not models:
@@ -97,7 +102,7 @@ def _tensor(
     last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
     if 0 in sizes or last >= len(storage) or math.prod(sizes) > len(storage):
         raise InvalidModelFile(f"{name}: {list(sizes)} values do not lie in {len(storage)}")
-    steps = tuple(stride * dtype.itemsize for stride in strides)
+    steps = tuple(stride * dtype.itemsize if size > 1 else 0 for size, stride in zip(sizes, strides, strict=True))
     return np.lib.stride_tricks.as_strided(storage[offset:], sizes, steps).copy()
 
 

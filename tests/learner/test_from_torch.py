@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import zipfile
@@ -252,6 +253,65 @@ def test_what_is_no_model_gets_one_clear_reason(content: bytes, message: str, tm
     (tmp_path / "model").write_bytes(content)
     with pytest.raises((InvalidModelFile, NotConvertible), match=message):
         read_model(tmp_path / "model", CrossEntropy())
+
+
+def archive(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytearray:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as made:
+        for name, content in members.items():
+            made.writestr(f"m/{name}", content)
+    return bytearray(file.getvalue())
+
+
+def refusal(content: bytearray, path: Path) -> str:
+    path.write_bytes(content)
+    with pytest.raises(InvalidModelFile) as refused:
+        pt2_file.read_pt2(path)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compressed_archive_is_refused_before_anything_is_unpacked(method: int, tmp_path: Path) -> None:
+    """Each way of packing has errors of its own, and room for bombs."""
+    content = archive({"models/model.json": b"{}" * 2000}, method)
+    content[52:58] = bytes(6)
+    assert "compressed or encrypted" in refusal(content, tmp_path / "x.pt2")
+
+
+def test_an_encrypted_archive_and_one_of_a_later_format_are_refused(tmp_path: Path) -> None:
+    content = archive({"models/model.json": b"{}"})
+    entry = content.find(b"PK\x01\x02")
+    encrypted, later = bytearray(content), bytearray(content)
+    encrypted[entry + 8] |= 1
+    later[entry + 6] = 99
+    assert "compressed or encrypted" in refusal(encrypted, tmp_path / "x.pt2")
+    assert "cannot be read: zip file version 9.9" in refusal(later, tmp_path / "x.pt2")
+
+
+@pytest.mark.parametrize("field", ["sizes", "strides", "storage_offset"])
+def test_weights_of_impossible_shape_are_refused(field: str, tmp_path: Path) -> None:
+    meta = {"dtype": 7, "sizes": [{"as_int": 2}], "strides": [{"as_int": 1}], "storage_offset": {"as_int": 0}}
+    meta[field] = {"as_int": 10**30} if field == "storage_offset" else [{"as_int": 10**30}]
+    weights = {"config": {"w": {"use_pickle": False, "path_name": "w", "tensor_meta": meta}}}
+    content = archive(
+        {
+            "models/model.json": b'{"schema_version": {"major": 8}, "graph_module": {}}',
+            "data/weights/model_weights_config.json": json.dumps(weights).encode(),
+            "data/weights/w": bytes(16),
+        }
+    )
+    assert "do not lie in 4" in refusal(content, tmp_path / "x.pt2")
+
+
+def test_the_stride_of_a_single_value_does_not_matter() -> None:
+    entry = {
+        "use_pickle": False, "path_name": "w",
+        "tensor_meta": {
+            "dtype": 7, "sizes": [{"as_int": 1}], "strides": [{"as_int": 10**30}], "storage_offset": {"as_int": 0},
+        },
+    }  # fmt: skip
+    with zipfile.ZipFile(io.BytesIO(archive({"w": np.float32(3).tobytes()}))) as opened:
+        assert pt2_file._tensor(opened, {"w": "m/w"}, "", "w", entry).tolist() == [3.0]
 
 
 def test_a_file_beyond_a_limit_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
