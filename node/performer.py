@@ -104,7 +104,9 @@ class Performer:
             case membership.Withdraw():
                 return await self._submit(f"withdraw {effect.job}", b.withdraw(effect.job), effect)
             case membership.Decline():
-                self.declined[effect.job] = effect.reason
+                self.declined.pop(effect.job, None)
+                if effect.reason:
+                    self.declined[effect.job] = effect.reason
             case worker.Train():
                 return await self.tasks.run(effect.key, lambda: self._guard(effect.key, self._train(effect)))
             case misbehaviour.Fabricate():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chain.contracts import bindings as b
 from node.jobs import Jobs, Key, fold
+from node.performer import Performer
 from node.roles import membership, worker
 from node.roles.choice import LOYALTY, WINDOW_SHARE, Limits, Offer, choose
 from node.roles.common import ManifestReady, ManifestRefused
@@ -165,3 +167,14 @@ def test_terms_whose_audits_or_appeals_may_lock_a_stake_for_years_are_left_alone
         job = replace(POSTED, terms=replace(TERMS, **change))
         _, effects = play(worker.step, ONE, at(fold(Jobs(), [job], 1, 999)), READY[0])
         assert not [each for each in effects if isinstance(each, membership.Enrol)]
+
+
+async def test_a_job_that_is_worth_it_again_is_no_longer_told_as_declined() -> None:
+    """An empty reason left behind would show in `flnode job show`, and hide that the deposit is lacking."""
+    nothing: Any = None
+    parts = dict.fromkeys(("account", "blobs", "exchange", "learner", "job", "attest", "keep_score", "clock"), nothing)
+    performer = Performer(key=b"", chain_id=1, genesis=b"", **parts)
+    await performer.perform_worker(membership.Decline(1, "others pay better"))
+    assert performer.declined == {1: "others pay better"}
+    await performer.perform_worker(membership.Decline(1, ""))
+    assert performer.declined == {}
