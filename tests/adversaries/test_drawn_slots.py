@@ -13,10 +13,10 @@ from math import comb, sqrt
 import pytest
 from eth_hash.auto import keccak
 
-from chain.contracts import REPLICATED
 from chain.contracts import bindings as b
 from chain.economics import Crowd
-from tests.adversaries.variants import FIRST_COME, JOIN_ANY_TIME, compiled
+from tests.adversaries.variants import FIRST_COME, JOIN_ANY_TIME
+from tests.contracts.changed import place_changed
 from tests.contracts.evm_harness import Reverted
 from tests.contracts.world import BAD, DAY, GOOD, NOW, OWNER, REWARD, STAKE, STRANGER, WORKERS, World, reveal_call
 
@@ -50,7 +50,7 @@ def test_many_identities_that_come_first_win_no_more_rounds_than_their_share_of_
 
 def test_where_whoever_came_first_holds_the_slots_they_win_them_all() -> None:
     world = World()
-    world.evm.place(REPLICATED, compiled(FIRST_COME.contract))
+    place_changed(world.evm, *FIRST_COME.contract)
     assert rounds_won(world) == ROUNDS
 
 
@@ -105,7 +105,7 @@ def test_nobody_joins_to_be_drawn_when_the_next_draw_is_known() -> None:
 
 def test_where_joining_is_possible_at_any_time_a_few_more_identities_choose_the_slots() -> None:
     world = World()
-    world.evm.place(REPLICATED, compiled(JOIN_ANY_TIME.contract))
+    place_changed(world.evm, *JOIN_ANY_TIME.contract)
     had, could = seats_chosen(world)
     assert had == could > 0.9 * CHOSEN
 

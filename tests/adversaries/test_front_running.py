@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from chain.contracts import FAUCET, REPLICATED, FaucetTerms, compiled
+from chain.contracts import FAUCET, FaucetTerms, compiled
 from chain.contracts import bindings as b
 from chain.contracts.calls import Call
 from tests.adversaries.variants import ANYBODY_CANCELS
-from tests.adversaries.variants import compiled as code_without
 from tests.contracts.audits_kit import ALWAYS, APPEALS, BOND, alone, three
+from tests.contracts.changed import place_changed
 from tests.contracts.evm_harness import Reverted
 from tests.contracts.world import (
     BASE,
@@ -236,7 +236,7 @@ def test_who_finalises_after_the_grace_takes_the_owners_stop_away_for_a_round() 
 def test_where_anybody_may_cancel_a_copy_in_front_ends_the_job() -> None:
     """The variant: a passage that binds a call to its caller is left out."""
     world = World(VALIDATORS)
-    world.evm.place(REPLICATED, code_without(ANYBODY_CANCELS.contract))
+    place_changed(world.evm, *ANYBODY_CANCELS.contract)
     _posted(world)
     world.do(RUNNER, b.cancel(JOB))
     assert world.job(JOB).state == b.ENDED

@@ -22,8 +22,9 @@ from chain.contracts import REPLICATED
 from chain.contracts import bindings as b
 from chain.types import RevealClaim
 from node import unixfs
-from tests.adversaries.variants import EITHER_SIGNATURE, MASK_UNBOUND, Variant, compiled
+from tests.adversaries.variants import EITHER_SIGNATURE, MASK_UNBOUND, Variant
 from tests.adversaries.workers import malleated
+from tests.contracts.changed import place_changed
 from tests.contracts.evm_harness import CHAIN_ID, Reverted
 from tests.contracts.world import BASE, KEYS, MANIFEST, OWNER, REWARD, SEED, STRANGER, TERMS, WORKERS, World, secrets
 
@@ -54,7 +55,7 @@ class Round:
     def __init__(self, variant: Variant | None = None) -> None:
         self.world = World()
         if variant is not None:
-            self.world.evm.place(REPLICATED, compiled(variant.contract))
+            place_changed(self.world.evm, *variant.contract)
         self.world.do(OWNER, b.post(MANIFEST, BASE, SIZE, SEED, TERMS))
         self.world.enrol(1, 3)
 

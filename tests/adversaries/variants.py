@@ -5,13 +5,8 @@ Everybody in the run has the variant, honest ones included: it is what flnode wo
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import pytest
 
@@ -20,11 +15,10 @@ from chain import masking
 from learner import manifest as manifests
 from node.roles import attestor
 from node.roles import common as c
+from tests.contracts.changed import Change, compiled
 from tests.sim.jobs import SIZE
 from tests.sim.work import Worksite
 
-SOURCES = Path(chain.contracts.__file__).parent
-Change = tuple[str, str]  # a passage that occurs once in the contract's sources, and what stands there instead
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -47,36 +41,6 @@ class Variant:
             code, others = compiled(self.contract), chain.contracts._code
             patch.setattr(chain.contracts, "_code", lambda name: code if name == "replicated" else others(name))
         self.node(patch)
-
-
-@cache
-def compiled(changes: tuple[Change, ...]) -> bytes:
-    """The job contract's code with some passages changed; unoptimised, which is faster to compile."""
-    compiler = pytest.importorskip("vyper.compiler", reason="the Vyper compiler is a development extra")
-    bundle = pytest.importorskip("vyper.compiler.input_bundle")
-    with changed_sources(changes) as folder:
-        output = compiler.compile_code(
-            (folder / "replicated.vy").read_text().replace("# pragma optimize gas", "# pragma optimize none"),
-            input_bundle=bundle.FilesystemInputBundle([folder]),
-            output_formats=["bytecode_runtime"],
-        )
-    return bytes.fromhex(output["bytecode_runtime"][2:])
-
-
-@contextmanager
-def changed_sources(changes: tuple[Change, ...]) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="flnode-variant-"))
-    try:
-        texts = {path.name: path.read_text() for path in SOURCES.glob("*.vy")}
-        for old, new in changes:
-            found = [name for name, text in texts.items() if text.count(old) == 1]
-            assert len(found) == 1, f"{old!r} is in {found}"
-            texts[found[0]] = texts[found[0]].replace(old, new)
-        for name, text in texts.items():
-            (folder / name).write_text(text)
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 # ---- what validators check ----

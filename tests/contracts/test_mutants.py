@@ -6,24 +6,21 @@ nothing, and on its mutant.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from eth_hash.auto import keccak
 
-import chain.contracts
 from chain.contracts import REPLICATED
 from chain.contracts import bindings as b
 from chain.contracts.calls import Call
 from tests.contracts.audits_kit import ALWAYS, APPEALS, BOND, alone, appeal, resolve, three
 from tests.contracts.bookkeeper import Bookkeeper
+from tests.contracts.changed import place_changed
 from tests.contracts.evm_harness import CODE_MAX, Done, Reverted
 from tests.contracts.world import BAD, GOOD, OWNER, REWARD, STAKE, STRANGER, WORKERS, World, secrets
 
-SOURCES = Path(chain.contracts.__file__).parent
 FIRST, SECOND, THIRD = WORKERS[:3]
 
 Story = Callable[["Watched"], None]
@@ -399,21 +396,6 @@ def sponsored_round(world: Watched) -> int:
     return job
 
 
-def compiled(old: str, new: str) -> bytes:
-    """The contract's code with one passage changed, optimised for size: it has to fit."""
-    compiler = pytest.importorskip("vyper.compiler", reason="the Vyper compiler is a development extra")
-    bundle = pytest.importorskip("vyper.compiler.input_bundle")
-    source = (SOURCES / "replicated.vy").read_text()
-    assert source.count(old) == 1, old
-    text = source.replace(old, new).replace("# pragma optimize codesize", "# pragma optimize none")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # unoptimised, it is larger than a contract may be
-        output = compiler.compile_code(
-            text, input_bundle=bundle.FilesystemInputBundle([SOURCES]), output_formats=["bytecode_runtime"]
-        )
-    return bytes.fromhex(output["bytecode_runtime"][2:])
-
-
 def outcome(world: Watched, story: Story) -> str:
     try:
         story(world)
@@ -430,5 +412,5 @@ def outcome(world: Watched, story: Story) -> str:
 def test_without_its_defence_an_attack_succeeds(old: str, new: str, found: str, story: Story) -> None:
     assert outcome(Watched(), story) in ("refused", "nothing")
     world = Watched()
-    world.evm.place(REPLICATED, compiled(old, new), code_max=2 * CODE_MAX)
+    place_changed(world.evm, (old, new))
     assert outcome(world, story) == found

@@ -195,7 +195,7 @@ def save_onnx(example: Example, path: Path, fixed: bool = False) -> None:
     """By torch's older exporter, which needs no other package."""
     axes = None if fixed else {"samples": {0: "count"}}
     with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch means to drop it, and users have its files
         torch.onnx.export(
             example.module(), (example.samples(),), str(path), input_names=["samples"], dynamic_axes=axes, dynamo=False
         )

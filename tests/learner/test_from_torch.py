@@ -347,7 +347,7 @@ def read_or_refuse(path: Path) -> None:
         found = read_model(path, CrossEntropy())
         outputs(found, torch.zeros(2, *found.model.input))
     except (InvalidModelFile, NotConvertible, Diverged):
-        pass
+        pass  # whatever is wrong with a file, these are what it may raise
 
 
 JUNK = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(max_size=4) | st.just([]) | st.just({})

@@ -232,7 +232,7 @@ class Worksite:
             case membership.Withdraw():
                 self._submit("worker", f"withdraw {effect.job}", b.withdraw(effect.job), effect)
             case membership.Decline():
-                pass
+                pass  # words for an operator, and there is none
             case worker.Train():
                 self._fetch(effect.key, effect.base, lambda _base: self._trained(effect))
             case misbehaviour.Fabricate():
