@@ -67,7 +67,8 @@ async def describe(spec: schema.JobSpec, named: Datasets, blobs: BlobStore, exch
         )
         contents.check_fits(manifest)
         if listed is not None:
-            batch_list.check(listed, spec.steps, spec.batch_size, contents.train)
+            check = (listed, spec.steps, spec.batch_size, contents.train)
+            await trio.to_thread.run_sync(batch_list.check, *check)  # up to 16 million numbers
     except (InvalidManifest, InvalidDataset, InvalidBatches) as error:
         raise BackendError(str(error)) from None
     check_rounds(manifest, spec.terms.rounds_max)
